@@ -1,0 +1,171 @@
+//! What runs: every setting checked and resolved, no `Option` left over, no unknown name.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::lb::balance::pick;
+
+/// A whole configuration, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// `[global]`.
+    pub global: Global,
+    /// Listeners, in the order of the file; names are unique.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Pools, sorted by name; each is used by a listener.
+    pub pools: Vec<Arc<Pool>>,
+}
+
+/// Settings of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Global {
+    /// Worker threads; `None` = one per core.
+    pub workers: Option<usize>,
+    /// Sessions open at once; `None` = derived from RLIMIT_NOFILE.
+    pub max_connections: Option<u32>,
+    /// How long SIGTERM waits for sessions to end.
+    pub drain_timeout: Duration,
+    /// The account to drop to after binding; `None` = stay.
+    pub user: Option<String>,
+    /// The group to drop to; `None` = the user's own.
+    pub group: Option<String>,
+    /// When sessions move bytes by splice.
+    pub splice: Splice,
+}
+
+/// When a direction moves its bytes by splice rather than by copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Splice {
+    /// While it streams.
+    Auto,
+    /// From its first byte.
+    Always,
+    /// Never.
+    Off,
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Unique among listeners.
+    pub name: String,
+    /// Where it listens; never empty, no address twice in a plan.
+    pub bind: Vec<Bind>,
+    /// The name of a pool of this plan.
+    pub pool: String,
+    /// Sessions open at once; 0 = the global limit.
+    pub max_connections: u32,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Bind {
+    /// `0.0.0.0:8000`, `[::]:8000`. An IPv6 wildcard takes IPv6 only when the plan also binds the
+    /// IPv4 wildcard on that port; alone it takes both.
+    Tcp(SocketAddr),
+    /// `unix:/path`.
+    Unix(PathBuf),
+}
+
+/// One pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// Unique among pools.
+    pub name: String,
+    /// How a backend is chosen.
+    pub balance: pick::Settings,
+    /// For one attempt to connect.
+    pub connect_timeout: Duration,
+    /// Further backends tried when a connect fails.
+    pub retries: u16,
+    /// Without a byte either way the session is reset.
+    pub idle_timeout: Duration,
+    /// The same once one side has finished.
+    pub half_close_timeout: Duration,
+    /// What happens to sessions of a backend that goes down.
+    pub on_down: OnDown,
+    /// What a refused client gets.
+    pub refuse: Refuse,
+    /// Active probes.
+    pub health: Health,
+    /// In the order of the file; names are unique.
+    pub backends: Vec<Backend>,
+}
+
+/// What happens to the sessions of a backend that goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDown {
+    /// They live on.
+    Keep,
+    /// They are reset at once.
+    Reset,
+    /// They are reset after this time, unless the backend is back by then.
+    Drain(Duration),
+}
+
+/// What a refused client gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refuse {
+    /// A RST.
+    Reset,
+    /// A FIN.
+    Close,
+}
+
+/// Active probes of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// None: every backend counts as up.
+    None,
+    /// A TCP connect that must succeed.
+    Tcp(Probe),
+}
+
+/// How often and how strictly to probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Between probes of one backend in a settled state.
+    pub interval: Duration,
+    /// While its state is changing.
+    pub fast_interval: Duration,
+    /// While it is down.
+    pub down_interval: Duration,
+    /// For one probe.
+    pub timeout: Duration,
+    /// Successes in a row that bring it up.
+    pub rise: u32,
+    /// Failures in a row that take it down.
+    pub fall: u32,
+    /// The port to probe; 0 = the backend's own.
+    pub port: u16,
+    /// Its state before the first result.
+    pub initial_up: bool,
+}
+
+/// One backend of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Unique within the pool.
+    pub name: String,
+    /// Where it is.
+    pub address: Address,
+    /// 0 = no new sessions.
+    pub weight: u16,
+    /// Hard limit on open sessions; 0 = none.
+    pub max_connections: u32,
+    /// Used only while no primary is available.
+    pub backup: bool,
+}
+
+/// Where a backend is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// An address and port (an IPv6 scope is kept).
+    Ip(SocketAddr),
+    /// A name and port, resolved when the plan is installed.
+    Host(String, u16),
+    /// A Unix socket's path.
+    Unix(PathBuf),
+}

@@ -1,0 +1,168 @@
+//! Where the control plane and the workers meet: [`Command`] down, [`Report`] up, and what both
+//! read: [`Active`], replaced whole, and [`Shared`], a few atomics.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
+
+use crossbeam::channel::Sender;
+
+use crate::config::plan;
+use crate::lb::backend::BackendState;
+use crate::lb::balance::pick::Balancer;
+use crate::sys::socket::{Listening, Target};
+
+/// The configuration in force, immutable, one pointer, replaced whole.
+#[derive(Debug)]
+pub struct Active {
+    /// Counts installed configurations, from 1.
+    pub generation: u64,
+    /// What each listening socket does now.
+    pub routes: Vec<Route>,
+}
+
+/// One listening address and what happens to its connections.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The listening socket, the same number on every worker.
+    pub socket: SocketId,
+    /// The listener it belongs to.
+    pub listener: Arc<Listener>,
+    /// Where its connections go.
+    pub pool: Arc<Pool>,
+}
+
+/// The number of a listening address, never used twice in the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId(pub u32);
+
+/// A listener and what it counts; keyed by name, so the counters outlive every reload.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its settings.
+    pub plan: Arc<plan::Listener>,
+    /// Its counters.
+    pub counters: Arc<ListenerCounters>,
+}
+
+/// What a listener counts since the start.
+#[derive(Debug, Default)]
+pub struct ListenerCounters {
+    /// Sessions open now.
+    pub open: AtomicU32,
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Connections refused: no backend could be had.
+    pub refused: AtomicU64,
+}
+
+/// A pool as the workers use it.
+#[derive(Debug)]
+pub struct Pool {
+    /// Its settings.
+    pub plan: Arc<plan::Pool>,
+    /// Chooses a member.
+    pub balancer: Balancer,
+    /// Where each member is, in the order of the balancer's members.
+    pub targets: Vec<Target>,
+}
+
+/// What all workers share beside the plan.
+#[derive(Debug)]
+pub struct Shared {
+    /// Sessions open now, over all workers.
+    pub open: AtomicU32,
+    /// Sessions that may be open at once.
+    pub max_connections: AtomicU32,
+    /// Each worker's load, in the order of the workers.
+    pub workers: Vec<WorkerState>,
+}
+
+/// What one worker shows to the others and to the control plane.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct WorkerState {
+    /// Sessions it holds now.
+    pub sessions: AtomicU32,
+    /// Turns of its loop; stands still only if the worker hangs (it turns at least once a second).
+    pub turns: AtomicU64,
+}
+
+/// From the control plane to a worker (and between workers: [`Command::Adopt`]).
+#[derive(Debug)]
+pub enum Command {
+    /// Take a new configuration. Sockets in `add` are this worker's own; a socket that the new
+    /// configuration has no route for is emptied and closed. Answered by [`Report::Installed`].
+    Install {
+        /// The configuration.
+        active: Arc<Active>,
+        /// New listening sockets of this worker.
+        add: Vec<(SocketId, Listening)>,
+    },
+    /// Reset the sessions of a backend.
+    Cut(Arc<BackendState>),
+    /// Stop accepting, let sessions end, reset the rest at `within` from now; then answer
+    /// [`Report::Drained`] and go on turning.
+    Drain {
+        /// From now.
+        within: Duration,
+    },
+    /// Reset every session and end the thread.
+    Stop,
+    /// A connection another worker accepted.
+    Adopt(Box<crate::data::worker::Accepted>),
+}
+
+/// From a worker to the control plane.
+#[derive(Debug)]
+pub enum Report {
+    /// The configuration of this generation is in force on the worker.
+    Installed {
+        /// Which worker.
+        worker: usize,
+        /// Which configuration.
+        generation: u64,
+    },
+    /// Real traffic failed to connect; sent once until a probe clears the suspicion.
+    ConnectFailed(Arc<BackendState>),
+    /// The worker has no session left after [`Command::Drain`].
+    Drained {
+        /// Which worker.
+        worker: usize,
+    },
+}
+
+/// Where workers put reports; must not block.
+pub type Reports = Arc<dyn Fn(Report) + Send + Sync>;
+
+/// The way to one worker.
+#[derive(Clone)]
+pub struct Mailbox {
+    sender: Sender<Command>,
+    waker: Arc<mio::Waker>,
+}
+
+impl Mailbox {
+    /// A mailbox whose worker reads the other end of `sender` when `waker` wakes it.
+    pub fn new(sender: Sender<Command>, waker: Arc<mio::Waker>) -> Self {
+        Self { sender, waker }
+    }
+
+    /// Posts a command and wakes the worker; an error if the worker has ended.
+    pub fn post(&self, command: Command) -> io::Result<()> {
+        self.sender
+            .send(command)
+            .map_err(|_| io::ErrorKind::BrokenPipe)?;
+        self.waker.wake()
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox")
+            .field("waiting", &self.sender.len())
+            .finish_non_exhaustive()
+    }
+}

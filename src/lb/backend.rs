@@ -1,0 +1,144 @@
+//! One backend's identity and the state that all threads share.
+//!
+//! The state is keyed by identity (pool name and backend name), so it outlives every reload: no
+//! counter is ever rebuilt. The control plane writes health; workers write load. Each field is an
+//! atomic of its own because nothing here needs two of them to agree.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// What all threads know of one backend.
+#[derive(Debug)]
+#[repr(align(64))] // a cache line of its own: workers count on it at every connection
+pub struct BackendState {
+    open: AtomicU32,
+    up: AtomicBool,
+    suspected: AtomicBool,
+    /// Sessions established since the start.
+    pub sessions: AtomicU64,
+    /// Connects that failed or timed out since the start.
+    pub connect_failures: AtomicU64,
+    /// Bytes clients sent to it since the start, counted when a session ends.
+    pub bytes_to_backend: AtomicU64,
+    /// Bytes it sent to clients since the start, counted when a session ends.
+    pub bytes_to_client: AtomicU64,
+    pool: Arc<str>,
+    name: Arc<str>,
+}
+
+impl BackendState {
+    /// A backend nobody has used yet; `up` is its state before the first probe.
+    pub fn new(pool: &str, name: &str, up: bool) -> Self {
+        Self {
+            open: AtomicU32::new(0),
+            up: AtomicBool::new(up),
+            suspected: AtomicBool::new(false),
+            sessions: AtomicU64::new(0),
+            connect_failures: AtomicU64::new(0),
+            bytes_to_backend: AtomicU64::new(0),
+            bytes_to_client: AtomicU64::new(0),
+            pool: Arc::from(pool),
+            name: Arc::from(name),
+        }
+    }
+
+    /// The pool it belongs to.
+    pub fn pool(&self) -> &str {
+        &self.pool
+    }
+
+    /// Its name within the pool.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether health lets it take new sessions.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Relaxed)
+    }
+
+    /// Sets what health says; true if that is a change.
+    pub fn set_up(&self, up: bool) -> bool {
+        self.up.swap(up, Relaxed) != up
+    }
+
+    /// Notes that real traffic failed to connect; true for the first since the last probe, so
+    /// that a flood of failures asks for one early probe only.
+    pub fn suspect(&self) -> bool {
+        !self.suspected.swap(true, Relaxed)
+    }
+
+    /// Forgets a suspicion: a probe has looked.
+    pub fn clear_suspicion(&self) {
+        self.suspected.store(false, Relaxed);
+    }
+
+    /// Sessions open or reserved now.
+    pub fn open(&self) -> u32 {
+        self.open.load(Relaxed)
+    }
+
+    /// Takes a slot if fewer than `limit` are taken (0 = no limit). The slot is reserved before
+    /// the connect, so `open ≤ limit` holds across workers at every moment.
+    pub fn reserve(self: &Arc<Self>, limit: u32) -> Option<Lease> {
+        self.open
+            .fetch_update(Relaxed, Relaxed, |open| {
+                if limit != 0 && open >= limit {
+                    None
+                } else {
+                    open.checked_add(1)
+                }
+            })
+            .ok()
+            .map(|_| Lease(Arc::clone(self)))
+    }
+}
+
+/// One slot on a backend, given back when it is dropped.
+#[derive(Debug)]
+pub struct Lease(Arc<BackendState>);
+
+impl Lease {
+    /// The backend the slot is on.
+    pub fn backend(&self) -> &Arc<BackendState> {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_bounded_and_come_back() {
+        let state = Arc::new(BackendState::new("pool", "a", true));
+        let first = state.reserve(2);
+        let second = state.reserve(2);
+        assert!(first.is_some() && second.is_some());
+        assert!(state.reserve(2).is_none());
+        assert_eq!(state.open(), 2);
+        drop(first);
+        assert!(
+            state.reserve(2).is_some(),
+            "the temporary lease is returned at once"
+        );
+        assert_eq!(state.open(), 1);
+        drop(second);
+        assert_eq!(state.open(), 0);
+    }
+
+    #[test]
+    fn only_the_first_suspicion_asks_for_a_probe() {
+        let state = BackendState::new("pool", "a", true);
+        assert!(state.suspect());
+        assert!(!state.suspect());
+        state.clear_suspicion();
+        assert!(state.suspect());
+    }
+}

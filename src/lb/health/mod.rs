@@ -1,0 +1,1 @@
+//! Is it well? Verdicts from observations; the probes themselves live in `control::prober`.

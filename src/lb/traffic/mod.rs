@@ -1,0 +1,1 @@
+//! What now with these bytes?

@@ -1,0 +1,5 @@
+//! argv → `service::run` → exit code, nothing else.
+
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::from(1)
+}

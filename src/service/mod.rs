@@ -1,0 +1,1 @@
+//! Floor 4: the process: command line, logging, signals, systemd, exit codes.

@@ -1,0 +1,3 @@
+//! Floor 1: the kernel, thinly. The only folder where `unsafe` may be lifted.
+
+pub mod socket;
