@@ -1,4 +1,14 @@
 //! Floor 2: the packet path. One thread per worker, which owns everything it touches.
 
+mod carry;
+mod dial;
+mod kit;
+mod listen;
 pub mod mailbox;
+mod pipes;
+mod stream;
+mod tcp;
+mod token;
 pub mod worker;
+
+pub use pipes::PIPES_PER_WORKER;

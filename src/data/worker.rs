@@ -1,15 +1,31 @@
 //! A worker: one thread, one epoll, and everything it owns.
+//!
+//! A turn: wait for events, read the clock once, handle the events, then whoever was cut short in
+//! an earlier turn, then listeners, commands and deadlines. Everything in a turn is bounded, and
+//! whoever is cut short goes on a list: readiness is edge-triggered and must not be lost.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use super::mailbox::{Mailbox, Reports, Shared};
+use crossbeam::channel::{Receiver, unbounded};
+use mio::event::Event;
+use mio::{Events, Poll, Waker};
+use slotmap::SlotMap;
+
+use super::kit::{Drain, Kit};
+use super::listen::{Accept, Listener, State};
+use super::mailbox::{Active, Command, Mailbox, Report, Reports, Shared, SocketId};
+use super::tcp::{End, Fate, Request, Session};
+use super::token::{SESSIONS_MAX, SessionKey, Subject, deadline_id, session_of};
 use crate::config::plan::Splice;
-
-/// A connection that was accepted by one worker and may be served by another.
-#[derive(Debug)]
-pub struct Accepted {}
+use crate::lb::backend::BackendState;
+use crate::lb::time::Tick;
+use crate::lb::traffic::relay::{Carriage, Ready};
+use crate::sys::socket::Listening;
 
 /// What a worker is told at its start.
 pub struct Settings {
@@ -25,32 +41,460 @@ pub struct Settings {
     pub seed: u64,
 }
 
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("index", &self.index)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A running worker.
 #[derive(Debug)]
 pub struct Handle {
     /// The way to it.
     pub mailbox: Mailbox,
-    /// Ends after [`super::mailbox::Command::Stop`].
+    /// Ends after [`Command::Stop`].
     pub thread: JoinHandle<()>,
 }
 
-/// Makes the poll and mailbox of a worker and returns the mailbox with a closure that runs it, so
-/// that all mailboxes exist before the first worker turns.
-pub fn prepare(settings: Settings) -> io::Result<Prepared> {
-    let _ = settings;
-    Err(io::ErrorKind::Unsupported.into())
+/// A connection that one worker accepted and another one serves.
+pub struct Accepted(Box<Request>);
+
+impl fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Accepted").field(&self.0.client).finish()
+    }
 }
 
 /// A worker that is ready to turn.
+#[derive(Debug)]
 pub struct Prepared {
     /// The way to it.
     pub mailbox: Mailbox,
+    poll: Poll,
+    commands: Receiver<Command>,
+    settings: Settings,
+}
+
+/// Makes the poll and the mailbox of a worker, so that all mailboxes exist before the first worker
+/// turns.
+pub fn prepare(settings: Settings) -> io::Result<Prepared> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), Subject::Mailbox.token())?;
+    let (sender, commands) = unbounded();
+    Ok(Prepared {
+        mailbox: Mailbox::new(sender, Arc::new(waker)),
+        poll,
+        commands,
+        settings,
+    })
 }
 
 impl Prepared {
-    /// Starts the thread; `others` are the mailboxes of all workers, itself included.
-    pub fn spawn(self, others: Vec<Mailbox>) -> io::Result<Handle> {
-        let _ = others;
-        Err(io::ErrorKind::Unsupported.into())
+    /// Starts the thread; `mailboxes` are those of all workers, in their order.
+    pub fn spawn(self, mailboxes: Vec<Mailbox>) -> io::Result<Handle> {
+        let Self {
+            mailbox,
+            poll,
+            commands,
+            settings,
+        } = self;
+        let name = format!("worker-{}", settings.index);
+        let worker = Worker::new(settings, poll, commands, mailboxes);
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || worker.run())?;
+        Ok(Handle { mailbox, thread })
     }
 }
+
+struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    mailboxes: Vec<Mailbox>,
+    commands: Receiver<Command>,
+    poll: Poll,
+    epoch: Instant,
+    kit: Kit,
+    sessions: SlotMap<SessionKey, Session>,
+    /// By the place in their tokens.
+    listeners: Vec<Option<Listener>>,
+    /// Places of the listeners that are [`State::Ready`].
+    accepting: Vec<usize>,
+    /// Sessions whose turn was cut short.
+    ready: Vec<SessionKey>,
+    /// When paused listeners try again.
+    resume: Option<Tick>,
+    has_mail: bool,
+    is_stopping: bool,
+    is_drained: bool,
+}
+
+impl Worker {
+    fn new(
+        settings: Settings,
+        poll: Poll,
+        commands: Receiver<Command>,
+        mailboxes: Vec<Mailbox>,
+    ) -> Self {
+        let carriage = match settings.splice {
+            Splice::Auto => Carriage::Adaptive,
+            Splice::Always => Carriage::Splice,
+            Splice::Off => Carriage::Copy,
+        };
+        Self {
+            index: settings.index,
+            shared: settings.shared,
+            mailboxes,
+            commands,
+            poll,
+            epoch: Instant::now(),
+            kit: Kit::new(settings.seed, settings.reports, carriage),
+            sessions: SlotMap::with_key(),
+            listeners: Vec::new(),
+            accepting: Vec::new(),
+            ready: Vec::new(),
+            resume: None,
+            has_mail: false,
+            is_stopping: false,
+            is_drained: false,
+        }
+    }
+
+    fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        let mut due = Vec::new();
+        while !self.is_stopping {
+            if let Err(error) = self.poll.poll(&mut events, Some(self.wait()))
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                log::error!("worker {}: epoll failed: {error}", self.index);
+                return;
+            }
+            self.kit.now = self.clock();
+            self.shared.workers[self.index].turns.fetch_add(1, Relaxed);
+            let cut_short = std::mem::take(&mut self.ready);
+            for event in &events {
+                self.on_event(event);
+            }
+            for key in cut_short {
+                self.run_again(key);
+            }
+            self.accept_all();
+            if self.has_mail {
+                self.read_mail();
+            }
+            self.kit.wheel.expire(self.kit.now, &mut due);
+            for id in due.drain(..) {
+                self.on_deadline(session_of(id));
+            }
+            self.look_at_drain();
+        }
+    }
+
+    fn clock(&self) -> Tick {
+        Tick::ZERO.after(self.epoch.elapsed())
+    }
+
+    /// How long to wait for events. Never longer than a second: a worker that turns is alive.
+    fn wait(&self) -> Duration {
+        if !self.ready.is_empty() || !self.accepting.is_empty() {
+            return Duration::ZERO;
+        }
+        let now = self.clock();
+        [self.kit.wheel.next(), self.resume]
+            .into_iter()
+            .flatten()
+            .map(|next| next.since(now))
+            .fold(TURN_TIME_MAX, Duration::min)
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        match Subject::of(event.token()) {
+            Subject::Mailbox => self.has_mail = true,
+            Subject::Listener(place) => {
+                if let Some(Some(listener)) = self.listeners.get_mut(place as usize)
+                    && listener.state == State::Waiting
+                {
+                    listener.state = State::Ready;
+                    self.accepting.push(place as usize);
+                }
+            }
+            Subject::Session(key, side) => {
+                // An event of a session that ended earlier in this turn finds nothing.
+                let Some(session) = self.sessions.get_mut(key) else {
+                    return;
+                };
+                let ready = Ready {
+                    readable: event.is_readable(),
+                    writable: event.is_writable(),
+                    ending: event.is_read_closed(),
+                    failed: event.is_error(),
+                    urgent: event.is_priority(),
+                };
+                let registry = self.poll.registry();
+                let fate = session.on_event(key, (side, ready), registry, &mut self.kit);
+                self.settle(key, fate);
+            }
+        }
+    }
+
+    fn run_again(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        session.is_queued = false;
+        let fate = session.run(key, &mut self.kit);
+        self.settle(key, fate);
+    }
+
+    fn on_deadline(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let fate = session.on_deadline(key, self.poll.registry(), &mut self.kit);
+        self.settle(key, fate);
+    }
+
+    fn settle(&mut self, key: SessionKey, fate: Fate) {
+        match fate {
+            Fate::Wait => {}
+            Fate::Ready => {
+                if let Some(session) = self.sessions.get_mut(key)
+                    && !session.is_queued
+                {
+                    session.is_queued = true;
+                    self.ready.push(key);
+                }
+            }
+            Fate::End(end) => self.end(key, &end),
+        }
+    }
+
+    fn end(&mut self, key: SessionKey, end: &End) {
+        let Some(session) = self.sessions.remove(key) else {
+            return;
+        };
+        self.kit.wheel.disarm(deadline_id(key));
+        session.end(end, &mut self.kit);
+        if self.resume.is_some() {
+            self.resume = Some(self.kit.now); // a place has become free
+        }
+    }
+
+    fn accept_all(&mut self) {
+        if self.resume.is_some_and(|at| at <= self.kit.now) {
+            self.resume = None;
+            for (place, listener) in self.listeners.iter_mut().enumerate() {
+                if let Some(listener) = listener
+                    && listener.state == State::Paused
+                {
+                    listener.state = State::Ready;
+                    self.accepting.push(place);
+                }
+            }
+        }
+        for place in std::mem::take(&mut self.accepting) {
+            self.accept(place, ACCEPTS_PER_TURN);
+            if let Some(Some(listener)) = self.listeners.get(place)
+                && listener.state == State::Ready
+            {
+                self.accepting.push(place);
+            }
+        }
+    }
+
+    /// Accepts at most `budget` connections on one listener.
+    fn accept(&mut self, place: usize, budget: usize) {
+        for _ in 0..budget {
+            let Some(Some(listener)) = self.listeners.get_mut(place) else {
+                return;
+            };
+            let accepted = listener.accept(&self.shared, self.index);
+            let name = &listener.route.listener.plan.name;
+            let state = match accepted {
+                Accept::Client(request) => {
+                    self.place(request);
+                    continue;
+                }
+                Accept::Gone => continue,
+                Accept::Empty => State::Waiting,
+                Accept::Full(limit) => {
+                    let line =
+                        format_args!("listener \"{name}\": {limit} is reached, clients wait");
+                    self.kit.notices.full.log(self.kit.now, line);
+                    State::Paused
+                }
+                Accept::Exhausted(error) => {
+                    let line = format_args!("listener \"{name}\": cannot accept: {error}; pausing");
+                    self.kit.notices.accept.log(self.kit.now, line);
+                    State::Paused
+                }
+            };
+            listener.state = state;
+            if state == State::Paused {
+                self.resume = Some(self.kit.now.after(PAUSE));
+            }
+            return;
+        }
+    }
+
+    /// Serves an accepted connection here, or gives it to a worker that has clearly less to do: the
+    /// better of two, drawn at random. The kernel spreads connections without looking at what is
+    /// open, and a few long streams would pile up on one worker.
+    fn place(&mut self, mut request: Box<Request>) {
+        let others = self.mailboxes.len() - 1;
+        if others > 0 {
+            let draw = usize::try_from(self.kit.rng.below(others as u64)).unwrap_or(0);
+            let other = if draw < self.index { draw } else { draw + 1 };
+            let load = |worker: usize| self.shared.workers[worker].sessions.load(Relaxed);
+            if load(self.index) > load(other) + load(other) / 4 + CLEARLY_MORE {
+                request.admission.move_to(other);
+                let adopt = Command::Adopt(Box::new(Accepted(request)));
+                if self.mailboxes[other].post(adopt).is_err() {
+                    log::error!("worker {}: worker {other} has ended", self.index);
+                }
+                return;
+            }
+        }
+        self.open(*request);
+    }
+
+    fn open(&mut self, request: Request) {
+        if self.sessions.len() >= SESSIONS_MAX {
+            return;
+        }
+        let Some(session) = Session::open(request, &mut self.kit) else {
+            return;
+        };
+        let key = self.sessions.insert(session);
+        let registered = self.sessions[key].register(key, self.poll.registry(), &mut self.kit);
+        if let Err(error) = registered {
+            let line = format_args!("cannot watch a new session: {error}");
+            self.kit.notices.local.log(self.kit.now, line);
+            self.end(key, &End::Reset);
+        }
+    }
+
+    fn read_mail(&mut self) {
+        self.has_mail = false;
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Install { active, add } => self.install(&active, add),
+                Command::Cut(backend) => self.cut(&backend),
+                Command::Drain { within } => self.drain(within),
+                Command::Stop => self.stop(),
+                Command::Adopt(accepted) => self.open(*accepted.0),
+            }
+        }
+    }
+
+    fn install(&mut self, active: &Active, add: Vec<(SocketId, Listening)>) {
+        for place in 0..self.listeners.len() {
+            let Some(listener) = &mut self.listeners[place] else {
+                continue;
+            };
+            let socket = listener.route.socket;
+            match active.routes.iter().find(|route| route.socket == socket) {
+                Some(route) => listener.redirect(route.clone()),
+                None => self.close_listener(place),
+            }
+        }
+        for (socket, listening) in add {
+            let Some(route) = active.routes.iter().find(|route| route.socket == socket) else {
+                continue;
+            };
+            let free = self.listeners.iter().position(Option::is_none);
+            let place = free.unwrap_or(self.listeners.len());
+            let subject = Subject::Listener(u32::try_from(place).unwrap_or(u32::MAX));
+            match Listener::new(
+                listening,
+                route.clone(),
+                subject.token(),
+                self.poll.registry(),
+            ) {
+                Ok(listener) => {
+                    self.listeners
+                        .resize_with(self.listeners.len().max(place + 1), || None);
+                    self.listeners[place] = Some(listener);
+                    self.accepting.push(place);
+                }
+                Err(error) => {
+                    let name = &route.listener.plan.name;
+                    log::error!(
+                        "listener \"{name}\": worker {} cannot watch it: {error}",
+                        self.index
+                    );
+                }
+            }
+        }
+        let (worker, generation) = (self.index, active.generation);
+        (self.kit.reports)(Report::Installed { worker, generation });
+    }
+
+    /// Serves the connections that wait on a listening socket already, then closes it.
+    fn close_listener(&mut self, place: usize) {
+        self.accept(place, WAITING_MAX);
+        if let Some(listener) = self.listeners[place].take() {
+            listener.close(self.poll.registry());
+        }
+    }
+
+    fn cut(&mut self, backend: &Arc<BackendState>) {
+        let on_it = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.is_on(backend));
+        let keys: Vec<_> = on_it.map(|(key, _)| key).collect();
+        for key in keys {
+            self.end(key, &End::Cut("its backend is down"));
+        }
+    }
+
+    fn drain(&mut self, within: Duration) {
+        for place in 0..self.listeners.len() {
+            if self.listeners[place].is_some() {
+                self.close_listener(place);
+            }
+        }
+        self.kit.drain = Some(Drain::new(self.kit.now, within));
+        for (key, session) in &self.sessions {
+            session.arm(key, &mut self.kit);
+        }
+    }
+
+    fn look_at_drain(&mut self) {
+        if self.kit.drain.is_some() && !self.is_drained && self.sessions.is_empty() {
+            self.is_drained = true;
+            (self.kit.reports)(Report::Drained { worker: self.index });
+        }
+    }
+
+    fn stop(&mut self) {
+        let keys: Vec<_> = self.sessions.keys().collect();
+        for key in keys {
+            self.end(key, &End::Cut("the process stops"));
+        }
+        self.is_stopping = true;
+    }
+}
+
+/// Events taken from the kernel at once.
+const EVENTS_PER_TURN: usize = 512;
+
+/// Connections accepted on one listener in a turn. Few, so that each is still in the cache when its
+/// first bytes come; a larger budget costs rate.
+const ACCEPTS_PER_TURN: usize = 4;
+
+/// Connections taken from a socket that is closed: what may wait there at most.
+const WAITING_MAX: usize = 65_536;
+
+/// The longest wait for events.
+const TURN_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How long a listener that cannot accept waits before it tries again, unless a session ends.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Sessions beyond a quarter more than the other worker has that make a load clearly larger.
+const CLEARLY_MORE: u32 = 4;

@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod balance;
 pub mod health;
+pub mod log_rate;
 pub mod rng;
 pub mod time;
 pub mod traffic;

@@ -21,10 +21,6 @@ impl Rng {
 
     /// A number in `0..bound` by multiplication (Lemire 2019); 0 if `bound` is 0. Its bias is
     /// below `bound / 2^64`.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the high half of a 128-bit product"
-    )]
     pub const fn below(&mut self, bound: u64) -> u64 {
         ((self.next_u64() as u128 * bound as u128) >> 64) as u64
     }

@@ -1,8 +1,14 @@
-//! Sockets with the options the data plane wants, set once.
+//! Sockets with the options the data plane wants, set once where they are inherited.
+#![expect(unsafe_code, reason = "one ioctl that no wrapper offers")]
 
-use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixListener;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 /// A bound, listening, non-blocking socket.
 #[derive(Debug)]
@@ -23,19 +29,164 @@ pub enum Target {
 }
 
 /// Binds a TCP listener with SO_REUSEPORT, so that each worker can have its own on one address.
-/// `v6_only` matters for IPv6 only.
-pub fn listen_tcp(_address: SocketAddr, _v6_only: bool) -> std::io::Result<TcpListener> {
-    Err(std::io::ErrorKind::Unsupported.into())
+/// `v6_only` matters for IPv6 only. Accepted connections inherit TCP_NODELAY, in-line urgent bytes
+/// and keep-alive from it, which saves a system call each per connection.
+pub fn listen_tcp(address: SocketAddr, v6_only: bool) -> io::Result<TcpListener> {
+    let socket = bound_tcp(address, v6_only, true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_out_of_band_inline(true)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES),
+    )?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Fails if any socket listens on `address` already, also one with SO_REUSEPORT, which
 /// [`listen_tcp`] would silently share the traffic with.
-pub fn check_free(_address: SocketAddr, _v6_only: bool) -> std::io::Result<()> {
-    Err(std::io::ErrorKind::Unsupported.into())
+pub fn check_free(address: SocketAddr, v6_only: bool) -> io::Result<()> {
+    bound_tcp(address, v6_only, false).map(drop)
 }
 
 /// Binds a Unix stream listener at `path`: bound under a temporary name and renamed into place, so
-/// that a stale file is replaced at once and a live one never disappears.
-pub fn listen_unix(_path: &Path) -> std::io::Result<UnixListener> {
-    Err(std::io::ErrorKind::Unsupported.into())
+/// that a stale file is replaced at once and a live one never disappears. A socket somebody still
+/// listens on is refused with `AddrInUse`, a file that is no socket with `AlreadyExists`.
+pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::FileTypeExt;
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        Ok(_) if UnixStream::connect(path).is_ok() => return Err(io::ErrorKind::AddrInUse.into()),
+        Ok(_) | Err(_) => {}
+    }
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    socket.bind(&SockAddr::unix(&temporary)?)?;
+    let renamed = socket
+        .listen(BACKLOG)
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if let Err(error) = renamed {
+        // Nothing more can be done about a temporary file that cannot be removed either.
+        drop(std::fs::remove_file(&temporary));
+        return Err(error);
+    }
+    Ok(socket.into())
+}
+
+/// A non-blocking TCP socket that is connecting to `address`; writable once it is connected.
+pub fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        None,
+    )?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_out_of_band_inline(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        Ok(()) | Err(_) => Ok(socket.into()),
+    }
+}
+
+/// A non-blocking Unix socket connected to `path`. A full backlog is `WouldBlock`: the backend is
+/// there but takes nobody.
+pub fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket.into())
+}
+
+/// Makes the close of this TCP socket a reset, and what it has not sent yet is dropped.
+pub fn reset_on_close(socket: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO))
+}
+
+/// Bytes written to this socket that its other end has not acknowledged yet, a FIN counting one.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the descriptor is open while it is borrowed, and SIOCOUTQ (TIOCOUTQ for sockets)
+    // writes one c_int, which `count` is.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u32::try_from(count).unwrap_or(0))
+}
+
+/// An address as a user would write it: an IPv4-mapped IPv6 address is the IPv4 address it means.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn bound_tcp(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<Socket> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(v6_only)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Connections that wait in the kernel for `accept`; the kernel lowers it to net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// Silence before the first keep-alive probe to a client: below the 350 s after which common
+/// network address translators forget a connection.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+/// Between keep-alive probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Unanswered probes after which a client counts as gone: 3 minutes after its last sign.
+const KEEPALIVE_PROBES: u32 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_in_use_is_found_although_it_may_be_shared() {
+        let first = listen_tcp(([127, 0, 0, 1], 0).into(), false).unwrap();
+        let address = first.local_addr().unwrap();
+        assert_eq!(
+            check_free(address, false).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
+        let second = listen_tcp(address, false);
+        assert!(second.is_ok(), "workers share it");
+        drop((first, second));
+        assert!(check_free(address, false).is_ok());
+    }
+
+    #[test]
+    fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
+        let directory =
+            std::env::temp_dir().join(format!("evenkeel-socket-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("s");
+        let first = listen_unix(&path).unwrap();
+        assert_eq!(
+            listen_unix(&path).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
+        drop(first);
+        assert!(listen_unix(&path).is_ok());
+        std::fs::write(directory.join("file"), "kept").unwrap();
+        let refused = listen_unix(&directory.join("file")).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn mapped_addresses_become_ipv4() {
+        let mapped: SocketAddr = "[::ffff:10.0.0.1]:80".parse().unwrap();
+        assert_eq!(canonical(mapped), "10.0.0.1:80".parse().unwrap());
+    }
 }

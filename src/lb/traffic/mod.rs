@@ -1,1 +1,4 @@
 //! What now with these bytes?
+
+pub mod deadline;
+pub mod relay;

@@ -1,0 +1,107 @@
+//! Choosing a backend and starting to connect to it, again and again if need be.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::kit::Kit;
+use super::mailbox::{Pool, Report};
+use super::stream::Stream;
+use crate::lb::backend::{BackendState, Lease};
+use crate::lb::balance::pick::{Client, Refusal};
+
+/// A session's half towards its backend.
+#[derive(Debug)]
+pub(super) struct Leg {
+    pub(super) stream: Stream,
+    pub(super) lease: Lease,
+    /// The backend's place among the pool's members.
+    pub(super) index: u16,
+}
+
+/// Why a client gets no backend.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// The balancer has none for it.
+    Balancer(Refusal),
+    /// So many backends were tried and none took the connection.
+    Unreachable(usize),
+    /// We lack something ourselves: descriptors, memory, ports.
+    Local(io::Error),
+}
+
+/// Starts to connect to the best backend that is not in `tried`, going on to the next as long as
+/// a connect fails at once and the pool allows another attempt.
+pub(super) fn dial(
+    pool: &Pool,
+    client: &Client,
+    tried: &mut Vec<u16>,
+    kit: &mut Kit,
+) -> Result<Leg, Refused> {
+    let mut shortage = None;
+    while tried.len() <= usize::from(pool.plan.retries) {
+        let picked = match pool.balancer.pick(client, tried, &mut kit.rng) {
+            Ok(picked) => picked,
+            Err(refusal) => {
+                return Err(match (shortage, tried.len()) {
+                    (Some(error), _) => Refused::Local(error),
+                    (None, 0) => Refused::Balancer(refusal),
+                    (None, count) => Refused::Unreachable(count),
+                });
+            }
+        };
+        let index = picked.index;
+        match Stream::connect(&pool.targets[usize::from(index)]) {
+            Ok(stream) => {
+                return Ok(Leg {
+                    stream,
+                    lease: picked.lease,
+                    index,
+                });
+            }
+            Err(error) if is_exhaustion(&error) => return Err(Refused::Local(error)),
+            Err(error) if is_local(&error) => shortage = Some(error),
+            Err(error) => {
+                shortage = None;
+                on_connect_failed(picked.lease.backend(), &error, kit);
+            }
+        }
+        tried.push(index);
+    }
+    Err(shortage.map_or(Refused::Unreachable(tried.len()), Refused::Local))
+}
+
+/// Counts a connect that failed for a reason that lies with the backend, and asks for an early
+/// probe of it.
+pub(super) fn on_connect_failed(backend: &Arc<BackendState>, error: &io::Error, kit: &mut Kit) {
+    backend.connect_failures.fetch_add(1, Relaxed);
+    kit.notices.connect.log(
+        kit.now,
+        format_args!(
+            "backend \"{}/{}\": connect failed: {error}",
+            backend.pool(),
+            backend.name()
+        ),
+    );
+    if backend.suspect() {
+        (kit.reports)(Report::ConnectFailed(Arc::clone(backend)));
+    }
+}
+
+/// Whether the process itself has run out of something, so that another backend would not help.
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
+/// Whether a failed connect says nothing about the backend: no port is left towards it, or this
+/// host's own rules forbid it.
+pub(super) fn is_local(error: &io::Error) -> bool {
+    is_exhaustion(error)
+        || matches!(
+            error.raw_os_error(),
+            Some(libc::EADDRNOTAVAIL | libc::EPERM | libc::EACCES)
+        )
+}

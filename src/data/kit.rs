@@ -1,0 +1,152 @@
+//! What a worker lends to the session it is working on.
+
+use std::fmt;
+use std::time::Duration;
+
+use log::Level;
+
+use super::mailbox::Reports;
+use super::pipes::Pipes;
+use crate::lb::log_rate::{Admit, LogRate};
+use crate::lb::rng::Rng;
+use crate::lb::time::Tick;
+use crate::lb::traffic::deadline::Wheel;
+use crate::lb::traffic::relay::{COPY_BYTES_MAX, Carriage};
+
+/// A worker's tools, one of each.
+pub(super) struct Kit {
+    /// Read once a turn.
+    pub(super) now: Tick,
+    pub(super) rng: Rng,
+    pub(super) wheel: Wheel,
+    pub(super) pipes: Pipes,
+    /// Where bytes are copied through.
+    pub(super) scratch: Box<[u8]>,
+    pub(super) reports: Reports,
+    pub(super) carriage: Carriage,
+    pub(super) drain: Option<Drain>,
+    pub(super) notices: Notices,
+}
+
+impl Kit {
+    pub(super) fn new(seed: u64, reports: Reports, carriage: Carriage) -> Self {
+        Self {
+            now: Tick::ZERO,
+            rng: Rng::new(seed),
+            wheel: Wheel::new(Tick::ZERO),
+            pipes: Pipes::default(),
+            scratch: vec![0; COPY_BYTES_MAX as usize].into_boxed_slice(),
+            reports,
+            carriage,
+            drain: None,
+            notices: Notices::default(),
+        }
+    }
+}
+
+/// The end that a stopping process has set its sessions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drain {
+    /// When whatever is left is reset.
+    pub(super) until: Tick,
+    /// From when on idle sessions are reset one by one, so that their clients do not all come back
+    /// in the same moment.
+    pub(super) spread_from: Tick,
+}
+
+impl Drain {
+    pub(super) fn new(now: Tick, within: Duration) -> Self {
+        Self {
+            until: now.after(within),
+            spread_from: now.after(within - within / SPREAD_SHARE),
+        }
+    }
+
+    /// When a session is reset if it is idle by then; `place` spreads the sessions.
+    pub(super) fn cut_of(&self, place: u64) -> Tick {
+        let span_ms = self.until.since(self.spread_from).as_millis();
+        let span_ms = u64::try_from(span_ms).unwrap_or(u64::MAX);
+        self.spread_from
+            .after(Duration::from_millis(Rng::new(place).below(span_ms)))
+    }
+}
+
+/// The share of the drain time over which idle sessions are reset: the last fifth.
+const SPREAD_SHARE: u32 = 5;
+
+/// The worker's log lines that a flood could cause, each with a rate of its own.
+#[derive(Debug)]
+pub(super) struct Notices {
+    pub(super) accept: Notice,
+    pub(super) full: Notice,
+    pub(super) refused: Notice,
+    pub(super) connect: Notice,
+    pub(super) local: Notice,
+}
+
+impl Default for Notices {
+    fn default() -> Self {
+        Self {
+            accept: Notice::new(Level::Warn),
+            full: Notice::new(Level::Warn),
+            refused: Notice::new(Level::Warn),
+            connect: Notice::new(Level::Warn),
+            local: Notice::new(Level::Warn),
+        }
+    }
+}
+
+/// One kind of log line.
+#[derive(Debug)]
+pub(super) struct Notice {
+    level: Level,
+    rate: LogRate,
+}
+
+impl Notice {
+    const fn new(level: Level) -> Self {
+        Self {
+            level,
+            rate: LogRate::new(NOTICES, NOTICE_WINDOW),
+        }
+    }
+
+    /// Logs the line, unless too many like it were logged just now.
+    pub(super) fn log(&mut self, now: Tick, line: fmt::Arguments<'_>) {
+        match self.rate.admit(now) {
+            Admit::Print { suppressed: 0 } => log::log!(self.level, "{line}"),
+            Admit::Print { suppressed } => {
+                log::log!(
+                    self.level,
+                    "{line} (and {suppressed} more like it, suppressed)"
+                );
+            }
+            Admit::Drop => {}
+        }
+    }
+}
+
+/// Lines of one kind in a window, per worker.
+const NOTICES: u32 = 1;
+/// The window.
+const NOTICE_WINDOW: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_sessions_are_cut_evenly_over_the_last_fifth() {
+        let drain = Drain::new(Tick::from_ms(1_000), Duration::from_secs(10));
+        let mut per_100_ms = [0u32; 20];
+        for place in 0..50_000 {
+            let at = drain.cut_of(place).as_ms();
+            assert!((9_000..11_000).contains(&at));
+            per_100_ms[usize::try_from((at - 9_000) / 100).unwrap()] += 1;
+        }
+        assert!(
+            per_100_ms.iter().all(|&count| count <= 2 * 2_500),
+            "{per_100_ms:?}"
+        );
+    }
+}

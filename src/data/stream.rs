@@ -1,0 +1,94 @@
+//! One stream socket of a session, TCP or Unix.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use mio::event::Source;
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token};
+
+use crate::sys::socket::{self, Target};
+
+/// A connected or connecting stream socket.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// A socket that is connecting to `target`.
+    pub(super) fn connect(target: &Target) -> io::Result<Self> {
+        Ok(match target {
+            Target::Tcp(address) => Self::Tcp(TcpStream::from_std(socket::connect_tcp(*address)?)),
+            Target::Unix(path) => Self::Unix(UnixStream::from_std(socket::connect_unix(path)?)),
+        })
+    }
+
+    /// Registers for every event, once for the socket's life.
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        match self {
+            Self::Tcp(stream) => stream.register(registry, token, interest),
+            Self::Unix(stream) => stream.register(registry, token, interest),
+        }
+    }
+
+    pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => (&*stream).read(buffer),
+            Self::Unix(stream) => (&*stream).read(buffer),
+        }
+    }
+
+    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => (&*stream).write(bytes),
+            Self::Unix(stream) => (&*stream).write(bytes),
+        }
+    }
+
+    /// Sends a FIN.
+    pub(super) fn shut(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+        }
+    }
+
+    /// The error the socket holds, if any; the kernel forgets it with this call.
+    pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
+        match self {
+            Self::Tcp(stream) => stream.take_error(),
+            Self::Unix(stream) => stream.take_error(),
+        }
+    }
+
+    /// Makes the coming close a reset. A Unix socket knows no reset: its other end sees one only
+    /// if bytes are left unread here, else an end of file.
+    pub(super) fn reset_on_close(&self) {
+        if let Self::Tcp(stream) = self {
+            // It fails only for a socket that is disconnected already, which needs no reset.
+            drop(socket::reset_on_close(stream.as_fd()));
+        }
+    }
+
+    /// Whether the other end's kernel has everything that was written. Bytes in a Unix socket
+    /// survive its close, so there is nothing to wait for.
+    pub(super) fn unacknowledged(&self) -> u32 {
+        match self {
+            Self::Tcp(stream) => socket::unacknowledged(stream.as_fd()).unwrap_or(0),
+            Self::Unix(_) => 0,
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}

@@ -1,0 +1,507 @@
+//! One TCP session: two sockets, a relay that decides, and the time-outs. Holds no policy.
+//!
+//! Every end that is not two clean FINs is a reset of both sockets, so that a transfer that was cut
+//! never looks complete. A side that is to be reset because the other one was first gets what is
+//! still on its way to it ([`Phase::Flushing`]): the kernel drops unsent bytes at a reset.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use mio::Registry;
+
+use super::carry::{Carried, Direction};
+use super::dial::{Leg, Refused, dial, is_local, on_connect_failed};
+use super::kit::Kit;
+use super::listen::Admission;
+use super::mailbox::Pool;
+use super::pipes::{Parked, Pipes};
+use super::stream::Stream;
+use super::token::{SessionKey, Subject, deadline_id};
+use crate::config::plan::Refuse;
+use crate::lb::backend::BackendState;
+use crate::lb::balance::pick::{Client, Refusal};
+use crate::lb::time::Tick;
+use crate::lb::traffic::relay::{Ready, Relay, Side, Verdict};
+
+/// A session.
+#[derive(Debug)]
+pub(super) struct Session {
+    client: Stream,
+    leg: Leg,
+    relay: Relay,
+    /// What came from the client and what came from the backend.
+    parked: [Option<Box<Parked>>; 2],
+    phase: Phase,
+    pool: Arc<Pool>,
+    admission: Admission,
+    last_activity: Tick,
+    /// It is on the ready list.
+    pub(super) is_queued: bool,
+    is_half_closed: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The backend has not answered yet; no client byte has been read.
+    Connecting(Box<Attempts>),
+    Relaying,
+    /// One side is broken; this one is reset as soon as it has everything.
+    Flushing(Box<Flush>),
+}
+
+#[derive(Debug)]
+struct Attempts {
+    client: Client,
+    /// Places of the backends that failed for this client.
+    tried: Vec<u16>,
+    since: Tick,
+}
+
+#[derive(Debug)]
+struct Flush {
+    side: Side,
+    unacknowledged: u32,
+    /// When that count last fell.
+    progress: Tick,
+    /// How long the next look waits: doubles, because nothing wakes us.
+    wait: Duration,
+    next: Tick,
+}
+
+/// What the worker does with a session after an event.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// It waits for its next event.
+    Wait,
+    /// Its turn was cut short.
+    Ready,
+    /// It is over.
+    End(End),
+}
+
+/// How a session ends.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Both sides finished.
+    Close,
+    /// A side was reset, and so is the other.
+    Reset,
+    /// It was cut by us; the reason is logged.
+    Cut(&'static str),
+    /// There is no backend for it.
+    Refuse(Refused),
+}
+
+/// Who a session is for and where it goes.
+pub(super) struct Request {
+    pub(super) stream: Stream,
+    pub(super) client: Client,
+    pub(super) pool: Arc<Pool>,
+    pub(super) admission: Admission,
+}
+
+impl Session {
+    /// Starts to connect for `request`. A client that gets no backend is refused here.
+    pub(super) fn open(request: Request, kit: &mut Kit) -> Option<Self> {
+        let Request {
+            stream,
+            client,
+            pool,
+            admission,
+        } = request;
+        let mut tried = Vec::new();
+        let leg = match dial(&pool, &client, &mut tried, kit) {
+            Ok(leg) => leg,
+            Err(refused) => {
+                admission.on_refused();
+                refuse(&stream, &pool, &refused, kit);
+                return None;
+            }
+        };
+        Some(Self {
+            client: stream,
+            leg,
+            relay: Relay::new(kit.carriage),
+            parked: [None, None],
+            phase: Phase::Connecting(Box::new(Attempts {
+                client,
+                tried,
+                since: kit.now,
+            })),
+            pool,
+            admission: admission,
+            last_activity: kit.now,
+            is_queued: false,
+            is_half_closed: false,
+        })
+    }
+
+    /// Registers both sockets and sets the deadline. Without it the session must be dropped.
+    pub(super) fn register(
+        &mut self,
+        key: SessionKey,
+        registry: &Registry,
+        kit: &mut Kit,
+    ) -> io::Result<()> {
+        self.client
+            .register(registry, Subject::Session(key, Side::Client).token())?;
+        self.leg
+            .stream
+            .register(registry, Subject::Session(key, Side::Backend).token())?;
+        self.arm(key, kit);
+        Ok(())
+    }
+
+    /// Takes in an event of one of its sockets.
+    pub(super) fn on_event(
+        &mut self,
+        key: SessionKey,
+        (side, ready): (Side, Ready),
+        registry: &Registry,
+        kit: &mut Kit,
+    ) -> Fate {
+        match (&self.phase, side) {
+            (Phase::Connecting(_), Side::Backend) => self.on_connect(key, ready, registry, kit),
+            (Phase::Connecting(_), Side::Client) => {
+                self.relay.on_ready(side, ready);
+                if ready.failed {
+                    Fate::End(End::Reset)
+                } else {
+                    Fate::Wait
+                }
+            }
+            (Phase::Relaying, _) => {
+                self.relay.on_ready(side, ready);
+                self.run(key, kit)
+            }
+            (Phase::Flushing(_), _) => {
+                self.relay.on_ready(side, ready);
+                match self.relay.verdict() {
+                    Verdict::Drop => Fate::End(End::Reset),
+                    _ => Fate::Wait,
+                }
+            }
+        }
+    }
+
+    /// Moves bytes both ways and looks what has become of the session.
+    pub(super) fn run(&mut self, key: SessionKey, kit: &mut Kit) -> Fate {
+        if !matches!(self.phase, Phase::Relaying) {
+            return Fate::Wait;
+        }
+        let mut carried = Carried::default();
+        for from in Side::BOTH {
+            let (source, sink) = match from {
+                Side::Client => (&self.client, &self.leg.stream),
+                Side::Backend => (&self.leg.stream, &self.client),
+            };
+            let parked = &mut self.parked[from as usize];
+            let mut direction = Direction {
+                from,
+                source,
+                sink,
+                parked,
+                relay: &mut self.relay,
+            };
+            let one_way = direction.carry(kit);
+            carried.moved |= one_way.moved;
+            carried.cut_short |= one_way.cut_short;
+        }
+        if carried.moved {
+            self.last_activity = kit.now;
+        }
+        match self.relay.verdict() {
+            Verdict::Run => {
+                if !self.is_half_closed && self.relay.is_half_closed() {
+                    self.is_half_closed = true;
+                    self.arm(key, kit);
+                }
+                if carried.cut_short || self.relay.is_ready() {
+                    Fate::Ready
+                } else {
+                    Fate::Wait
+                }
+            }
+            Verdict::Close => Fate::End(End::Close),
+            Verdict::Drop => Fate::End(End::Reset),
+            Verdict::Reset(side) => self.flush(key, side, kit),
+        }
+    }
+
+    /// Its deadline has come, or one that was nearer when it was set.
+    pub(super) fn on_deadline(
+        &mut self,
+        key: SessionKey,
+        registry: &Registry,
+        kit: &mut Kit,
+    ) -> Fate {
+        if self.due(key, kit) > kit.now {
+            self.arm(key, kit);
+            return Fate::Wait;
+        }
+        if kit.drain.is_some_and(|drain| drain.until <= kit.now) {
+            return Fate::End(End::Cut("the drain time is over"));
+        }
+        let silence = kit.now.since(self.last_activity);
+        match &self.phase {
+            Phase::Connecting(attempts)
+                if kit.now.since(attempts.since) >= self.pool.plan.connect_timeout =>
+            {
+                let error = io::Error::from(io::ErrorKind::TimedOut);
+                self.on_attempt_failed(key, &error, registry, kit)
+            }
+            Phase::Flushing(flush) if flush.next <= kit.now => self.look_at_flush(key, kit),
+            Phase::Relaying if silence >= self.patience() => {
+                Fate::End(End::Cut(if self.is_half_closed {
+                    "half closed for too long"
+                } else {
+                    "idle"
+                }))
+            }
+            Phase::Connecting(_) | Phase::Flushing(_) | Phase::Relaying => {
+                Fate::End(End::Cut("idle while draining"))
+            }
+        }
+    }
+
+    /// Sets its deadline anew, because what it depends on has changed.
+    pub(super) fn arm(&self, key: SessionKey, kit: &mut Kit) {
+        let due = self.due(key, kit);
+        kit.wheel.arm(deadline_id(key), due);
+    }
+
+    /// Whether it is on this backend.
+    pub(super) fn is_on(&self, backend: &Arc<BackendState>) -> bool {
+        Arc::ptr_eq(self.leg.lease.backend(), backend)
+    }
+
+    /// Ends it: counts, releases what it holds and closes its sockets as `end` says.
+    pub(super) fn end(self, end: &End, kit: &mut Kit) {
+        let backend = self.leg.lease.backend();
+        backend
+            .bytes_to_backend
+            .fetch_add(self.relay.sent(Side::Client), Relaxed);
+        backend
+            .bytes_to_client
+            .fetch_add(self.relay.sent(Side::Backend), Relaxed);
+        match end {
+            End::Close => {}
+            End::Refuse(refused) => {
+                self.admission.on_refused();
+                refuse(&self.client, &self.pool, refused, kit);
+            }
+            End::Reset | End::Cut(_) => {
+                if let End::Cut(reason) = end {
+                    log::debug!(
+                        "session on \"{}/{}\" reset: {reason}",
+                        backend.pool(),
+                        backend.name()
+                    );
+                }
+                self.client.reset_on_close();
+                self.leg.stream.reset_on_close();
+            }
+        }
+        release(self.parked, &mut kit.pipes);
+    }
+
+    fn on_connect(
+        &mut self,
+        key: SessionKey,
+        ready: Ready,
+        registry: &Registry,
+        kit: &mut Kit,
+    ) -> Fate {
+        if ready.failed || ready.ending {
+            // A hang-up during a connect may be spurious: only the socket's own error counts.
+            match self.leg.stream.take_error() {
+                Ok(None) => {}
+                Ok(Some(error)) | Err(error) => {
+                    return self.on_attempt_failed(key, &error, registry, kit);
+                }
+            }
+        }
+        if !ready.writable {
+            return Fate::Wait;
+        }
+        self.leg.lease.backend().sessions.fetch_add(1, Relaxed);
+        self.phase = Phase::Relaying;
+        self.last_activity = kit.now;
+        self.relay.on_ready(
+            Side::Backend,
+            Ready {
+                failed: false,
+                ..ready
+            },
+        );
+        self.arm(key, kit);
+        self.run(key, kit)
+    }
+
+    fn on_attempt_failed(
+        &mut self,
+        key: SessionKey,
+        error: &io::Error,
+        registry: &Registry,
+        kit: &mut Kit,
+    ) -> Fate {
+        if !is_local(error) {
+            on_connect_failed(self.leg.lease.backend(), error, kit);
+        }
+        let Phase::Connecting(attempts) = &mut self.phase else {
+            return Fate::Wait;
+        };
+        attempts.tried.push(self.leg.index);
+        attempts.since = kit.now;
+        match dial(&self.pool, &attempts.client, &mut attempts.tried, kit) {
+            Ok(leg) => self.leg = leg,
+            Err(refused) => return Fate::End(End::Refuse(refused)),
+        }
+        let token = Subject::Session(key, Side::Backend).token();
+        if let Err(error) = self.leg.stream.register(registry, token) {
+            return Fate::End(End::Refuse(Refused::Local(error)));
+        }
+        self.arm(key, kit);
+        Fate::Wait
+    }
+
+    /// Everything for `side` is written: resets it now if the kernel has delivered it, else later.
+    fn flush(&mut self, key: SessionKey, side: Side, kit: &mut Kit) -> Fate {
+        let unacknowledged = self.socket(side).unacknowledged();
+        if unacknowledged == 0 {
+            return Fate::End(End::Reset);
+        }
+        release(std::mem::take(&mut self.parked), &mut kit.pipes);
+        let next = kit.now.after(FLUSH_WAIT_MIN);
+        let wait = FLUSH_WAIT_MIN;
+        let progress = kit.now;
+        self.phase = Phase::Flushing(Box::new(Flush {
+            side,
+            unacknowledged,
+            progress,
+            wait,
+            next,
+        }));
+        self.arm(key, kit);
+        Fate::Wait
+    }
+
+    fn look_at_flush(&mut self, key: SessionKey, kit: &mut Kit) -> Fate {
+        let patience = self.pool.plan.half_close_timeout;
+        let Phase::Flushing(flush) = &mut self.phase else {
+            return Fate::Wait;
+        };
+        let socket = match flush.side {
+            Side::Client => &self.client,
+            Side::Backend => &self.leg.stream,
+        };
+        let left = socket.unacknowledged();
+        if left == 0 {
+            return Fate::End(End::Reset);
+        }
+        if left < flush.unacknowledged {
+            flush.unacknowledged = left;
+            flush.progress = kit.now;
+            flush.wait = FLUSH_WAIT_MIN;
+        } else if kit.now.since(flush.progress) >= patience {
+            return Fate::End(End::Cut("the last bytes before a reset are not taken"));
+        } else {
+            flush.wait = (flush.wait * 2).min(FLUSH_WAIT_MAX);
+        }
+        flush.next = kit.now.after(flush.wait);
+        self.arm(key, kit);
+        Fate::Wait
+    }
+
+    /// When something is to happen to it if nothing happens before.
+    fn due(&self, key: SessionKey, kit: &Kit) -> Tick {
+        let due = match &self.phase {
+            Phase::Connecting(attempts) => attempts.since.after(self.pool.plan.connect_timeout),
+            Phase::Relaying => self.last_activity.after(self.patience()),
+            Phase::Flushing(flush) => flush.next,
+        };
+        let Some(drain) = kit.drain else { return due };
+        let cut = drain.cut_of(deadline_id(key));
+        let is_idle = cut.since(self.last_activity) >= IDLE_BEFORE_CUT;
+        due.min(if is_idle { cut } else { drain.until })
+    }
+
+    /// How long it may be silent.
+    fn patience(&self) -> Duration {
+        if self.is_half_closed {
+            self.pool.plan.half_close_timeout
+        } else {
+            self.pool.plan.idle_timeout
+        }
+    }
+
+    const fn socket(&self, side: Side) -> &Stream {
+        match side {
+            Side::Client => &self.client,
+            Side::Backend => &self.leg.stream,
+        }
+    }
+}
+
+/// Tells the log why a client is refused, and makes the coming close say it to the client.
+fn refuse(client: &Stream, pool: &Pool, refused: &Refused, kit: &mut Kit) {
+    let name = &pool.plan.name;
+    match refused {
+        Refused::Balancer(refusal) => {
+            kit.notices.refused.log(
+                kit.now,
+                format_args!("pool \"{name}\": client refused: {}", describe(*refusal)),
+            );
+        }
+        Refused::Unreachable(count) => kit.notices.refused.log(
+            kit.now,
+            format_args!("pool \"{name}\": client refused: {count} backends tried, none connected"),
+        ),
+        Refused::Local(error) => kit.notices.local.log(
+            kit.now,
+            format_args!("pool \"{name}\": client refused: {error}"),
+        ),
+    }
+    match pool.plan.refuse {
+        Refuse::Reset => client.reset_on_close(),
+        Refuse::Close => close_gently(client, kit),
+    }
+}
+
+const fn describe(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::NoneAvailable => "no backend is up",
+        Refusal::AllFull => "every backend is at its max_connections",
+        Refusal::AllTried => "every backend was tried",
+    }
+}
+
+/// Sends a FIN and reads what has come so far: unread bytes would make the close a reset.
+fn close_gently(client: &Stream, kit: &mut Kit) {
+    if client.shut().is_ok() {
+        for _ in 0..GENTLE_READS {
+            if !matches!(client.read(&mut kit.scratch), Ok(1..)) {
+                break;
+            }
+        }
+    }
+}
+
+fn release(parked: [Option<Box<Parked>>; 2], pipes: &mut Pipes) {
+    for one in parked {
+        pipes.release(one);
+    }
+}
+
+/// Reads of a refused client's bytes at most: it gets a FIN for what it has sent, not a service.
+const GENTLE_READS: usize = 4;
+
+/// Between looks at what a peer kernel has acknowledged, at first …
+const FLUSH_WAIT_MIN: Duration = Duration::from_millis(10);
+/// … and at last: a client that takes nothing for long is not worth a look every tick.
+const FLUSH_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// A session silent for so long when its turn comes counts as idle while draining.
+const IDLE_BEFORE_CUT: Duration = Duration::from_secs(1);

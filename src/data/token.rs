@@ -1,0 +1,102 @@
+//! What an event is about, packed into mio's `Token`.
+//!
+//! | bits 63–32 | bit 31 | bits 30–0 | meaning |
+//! |---|---|---|---|
+//! | 0 | 0 | 0 | the mailbox |
+//! | 0 | 0 | 1 + n | listening socket n of this worker |
+//! | generation, odd | side | slot | a session's socket |
+//!
+//! The generation makes a late event of a closed session miss its successor in the same slot.
+
+use mio::Token;
+use slotmap::{Key, KeyData, new_key_type};
+
+use crate::lb::traffic::relay::Side;
+
+new_key_type! {
+    /// A session of this worker.
+    pub(super) struct SessionKey;
+}
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    Mailbox,
+    /// The place of a listening socket.
+    Listener(u32),
+    Session(SessionKey, Side),
+}
+
+impl Subject {
+    pub(super) fn token(self) -> Token {
+        let bits = match self {
+            Self::Mailbox => 0,
+            Self::Listener(place) => u64::from(place) + 1,
+            Self::Session(key, Side::Client) => key.data().as_ffi(),
+            Self::Session(key, Side::Backend) => key.data().as_ffi() | BACKEND,
+        };
+        Token(usize::try_from(bits).expect("usize has 64 bits, as asserted below"))
+    }
+
+    pub(super) fn of(token: Token) -> Self {
+        let bits = token.0 as u64;
+        if bits >> 32 != 0 {
+            let side = if bits & BACKEND == 0 {
+                Side::Client
+            } else {
+                Side::Backend
+            };
+            return Self::Session(KeyData::from_ffi(bits & !BACKEND).into(), side);
+        }
+        match u32::try_from(bits) {
+            Ok(place) if place > 0 => Self::Listener(place - 1),
+            _ => Self::Mailbox,
+        }
+    }
+}
+
+/// A session's key as the name of its deadline: the slot is the low half.
+pub(super) fn deadline_id(key: SessionKey) -> u64 {
+    key.data().as_ffi()
+}
+
+/// The session whose deadline has this name.
+pub(super) fn session_of(deadline_id: u64) -> SessionKey {
+    KeyData::from_ffi(deadline_id).into()
+}
+
+const BACKEND: u64 = 1 << 31;
+
+/// Sessions a worker can hold: slots must stay clear of the side bit.
+pub(super) const SESSIONS_MAX: usize = 1 << 30;
+
+const _: () = assert!(usize::BITS == 64 && (SESSIONS_MAX as u64) < BACKEND);
+
+#[cfg(test)]
+mod tests {
+    use slotmap::SlotMap;
+
+    use super::*;
+
+    #[test]
+    fn a_token_says_what_it_was_made_of() {
+        let mut sessions: SlotMap<SessionKey, ()> = SlotMap::with_key();
+        let first = sessions.insert(());
+        sessions.remove(first);
+        let second = sessions.insert(());
+        let low_half = |key| u32::try_from(deadline_id(key) & u64::from(u32::MAX)).unwrap();
+        assert_eq!(low_half(first), low_half(second), "the slot is used again");
+        assert_eq!(session_of(deadline_id(second)), second);
+        for subject in [
+            Subject::Mailbox,
+            Subject::Listener(0),
+            Subject::Listener(77),
+            Subject::Session(first, Side::Client),
+            Subject::Session(first, Side::Backend),
+            Subject::Session(second, Side::Backend),
+        ] {
+            assert_eq!(Subject::of(subject.token()), subject);
+        }
+        assert!(!sessions.contains_key(first), "a stale token finds nothing");
+    }
+}
