@@ -131,7 +131,7 @@ impl Session {
                 since: kit.now,
             })),
             pool,
-            admission: admission,
+            admission,
             last_activity: kit.now,
             is_queued: false,
             is_half_closed: false,

@@ -192,7 +192,7 @@ impl Relay {
 
     /// Bytes to read from `side` at most when there is no pipe free and a splice must be a copy.
     pub const fn copy_limit(&self, side: Side) -> usize {
-        self.direction(side).limit as usize
+        self.direction(side).copy_limit()
     }
 
     /// What becomes of the session as it stands.
@@ -305,7 +305,7 @@ enum Sink {
 struct Direction {
     received: u64,
     parked: u32,
-    /// Bytes the next copy may read: small for a sink that takes little, so that little is parked.
+    /// Bytes the next read may bring: few for a sink that takes few, so that few are parked.
     limit: u32,
     /// Bytes in large reads without a small one between them, saturating.
     streak: u32,
@@ -323,7 +323,7 @@ impl Direction {
         Self {
             received: 0,
             parked: 0,
-            limit: COPY_BYTES_MAX,
+            limit: READ_BYTES_MAX,
             streak: 0,
             source: Source::Open,
             sink: Sink::Open,
@@ -348,14 +348,30 @@ impl Direction {
         match self.source {
             Source::Open if self.readable && self.writable => {
                 if self.is_streaming() {
-                    Step::Splice(SPLICE_BYTES_MAX as usize)
+                    Step::Splice(self.splice_limit())
                 } else {
-                    Step::Copy(self.limit as usize)
+                    Step::Copy(self.copy_limit())
                 }
             }
             Source::Finished => Step::Shut,
             Source::Open | Source::Broken => Step::Wait,
         }
+    }
+
+    const fn copy_limit(&self) -> usize {
+        (if self.limit < COPY_BYTES_MAX {
+            self.limit
+        } else {
+            COPY_BYTES_MAX
+        }) as usize
+    }
+
+    const fn splice_limit(&self) -> usize {
+        (if self.limit > COPY_BYTES_MAX {
+            self.limit
+        } else {
+            COPY_BYTES_MAX
+        }) as usize
     }
 
     const fn is_streaming(&self) -> bool {
@@ -404,9 +420,9 @@ impl Direction {
         self.parked -= bytes;
         if self.parked > 0 {
             self.writable = false;
-            self.limit = bytes.clamp(COPY_BYTES_MIN, COPY_BYTES_MAX);
+            self.limit = bytes.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
         } else if bytes >= self.limit {
-            self.limit = (self.limit * 2).min(COPY_BYTES_MAX);
+            self.limit = (self.limit * 2).min(READ_BYTES_MAX);
         }
     }
 
@@ -423,12 +439,13 @@ impl Direction {
 /// most a direction parks when it copies.
 pub const COPY_BYTES_MAX: u32 = 64 * 1024;
 
-/// Bytes read in one copy when the sink takes little: below this, system calls cost more than the
-/// memory saves.
-const COPY_BYTES_MIN: u32 = 16 * 1024;
+/// Bytes in one read when the sink takes few: below this, system calls cost more than the memory
+/// saves.
+const READ_BYTES_MIN: u32 = 16 * 1024;
 
 /// Bytes in a pipe at most. A pipe is bounded by slots, not bytes, so this is the back-pressure.
-pub const SPLICE_BYTES_MAX: u32 = 256 * 1024;
+/// Large, because each splice wakes the other end once: a quarter of it costs twice the time.
+pub const READ_BYTES_MAX: u32 = 1024 * 1024;
 
 /// Copy costs less than splice below this size of a read, and as much at it.
 const LARGE_READ_BYTES: u32 = 16 * 1024;
@@ -436,7 +453,7 @@ const LARGE_READ_BYTES: u32 = 16 * 1024;
 /// Bytes in a row of large reads after which a direction streams, and splice is cheaper.
 const STREAM_BYTES: u32 = 3 * COPY_BYTES_MAX;
 
-const _: () = assert!(COPY_BYTES_MIN <= COPY_BYTES_MAX && COPY_BYTES_MAX <= SPLICE_BYTES_MAX);
+const _: () = assert!(READ_BYTES_MIN <= COPY_BYTES_MAX && COPY_BYTES_MAX <= READ_BYTES_MAX);
 
 #[cfg(test)]
 mod tests {
@@ -616,7 +633,7 @@ mod tests {
                 relay.received(side),
                 relay.sent(side) + relay.parked(side) as u64
             );
-            assert!(relay.parked(side) <= SPLICE_BYTES_MAX as usize);
+            assert!(relay.parked(side) <= READ_BYTES_MAX as usize);
             let sent = relay.sent(side);
             assert_eq!(sent, self.fake(side.other()).got as u64);
         }
@@ -708,7 +725,7 @@ mod tests {
             world.client.make_room(1_000);
             assert!(world.settle());
         }
-        assert!(world.relay.parked(Side::Backend) <= COPY_BYTES_MIN as usize);
+        assert!(world.relay.parked(Side::Backend) <= READ_BYTES_MIN as usize);
     }
 
     #[derive(Clone, Debug)]
