@@ -120,8 +120,9 @@ impl Problems {
 
     /// The errors with their lines and columns in `text`.
     ///
-    /// What a syntax error merely leads to is left out: anything else on its line, and anything
-    /// that seems to be missing.
+    /// What a syntax error merely leads to is left out: anything else on its line, anything that
+    /// seems to be missing, and, where it breaks a header, anything below, for there is no
+    /// telling which table that is in.
     pub(super) fn into_errors(self, text: &str, file: &str) -> Errors {
         let lines = Lines::new(text);
         let mut found = self.found.into_inner();
@@ -130,9 +131,18 @@ impl Problems {
             .map(|problem| lines.index(problem.at))
             .collect();
         broken.sort_unstable();
+        let is_header = |line: &&usize| {
+            lines.text[lines.starts[**line]..]
+                .trim_start()
+                .starts_with('[')
+        };
+        let broken_header = broken.iter().find(is_header).copied().unwrap_or(usize::MAX);
         found.retain(|problem| match problem.kind {
             Kind::Syntax => true,
-            Kind::Value => broken.binary_search(&lines.index(problem.at)).is_err(),
+            Kind::Value => {
+                let line = lines.index(problem.at);
+                line < broken_header && broken.binary_search(&line).is_err()
+            }
             Kind::Missing => broken.is_empty(),
         });
         found.sort_by_key(|problem| problem.at);
@@ -221,6 +231,19 @@ mod tests {
         assert_eq!(
             errors.to_string(),
             "f:1:5: syntax; mend\nf:2:2: value on the next line; mend"
+        );
+    }
+
+    #[test]
+    fn a_broken_header_hides_what_is_below() {
+        let problems = Problems::default();
+        problems.value(0, Wrong::new("above", "mend"));
+        problems.syntax(4, Wrong::new("header", "mend"));
+        problems.value(7, Wrong::new("below", "mend"));
+        let errors = problems.into_errors("a\n[b[\nc=1", "f");
+        assert_eq!(
+            errors.to_string(),
+            "f:1:1: above; mend\nf:2:3: header; mend"
         );
     }
 

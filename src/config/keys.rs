@@ -45,8 +45,8 @@ pub(super) enum Takes {
         now: &'static [&'static str],
         later: &'static [&'static str],
     },
-    /// Words, some with an argument; the text says which.
-    Words(&'static str),
+    /// A text of a form that these words describe.
+    Form(&'static str),
     /// A whole number from the first to the second.
     Whole(u64, u64),
     /// The same, or "auto".
@@ -85,6 +85,8 @@ pub(super) enum Default {
 pub(super) enum Value<'a> {
     Text(&'a str),
     Whole(i128),
+    /// A whole number beyond all ranges.
+    Huge,
     Fraction(f64),
     Flag(bool),
     /// A list of texts, by default.
@@ -236,10 +238,10 @@ pub(super) const POOL: Section = Section {
         row("idle_timeout", TIME, text("1h"), "Without a byte either way a session is reset"),
         row("half_close_timeout", TIME, text("5m"), "The same once one side has finished"),
         row("max_connections", LIMIT, whole(0), "Sessions open at once per backend; 0 = no limit"),
-        row("on_down", Takes::Words("\"keep\", \"reset\" or \"drain:DURATION\""), text("keep"),
+        row("on_down", Takes::Form("\"keep\", \"reset\" or \"drain:DURATION\""), text("keep"),
             "What happens to the sessions of a backend that goes down"),
         row("fail_open", Takes::Flag, TRUE, "All backends down: use all, rather than refuse"),
-        row("refuse", Takes::Words("\"reset\" or \"close\""), text("reset"),
+        row("refuse", Takes::Form("\"reset\" or \"close\""), text("reset"),
             "What a refused client gets"),
         row("health", Takes::Table, Default::Told("defaults"), "Active probes"),
         row("backend", Takes::Table, Default::Required, "The backends"),
@@ -289,8 +291,8 @@ pub(super) const BACKEND: Section = Section {
     header: "[[pool.NAME.backend]]",
     rows: &[
         row("name", Takes::Text, Default::Told("its address"), "Unique within the pool"),
-        row("address", Takes::Text, Default::Required,
-            "IP:PORT, [IPV6]:PORT, HOST:PORT (resolved when the file is loaded) or unix:/PATH"),
+        row("address", Takes::Form("IP:PORT, [IPV6]:PORT, HOST:PORT or unix:/PATH"), Default::Required,
+            "Where it is; a host name is resolved when the file is loaded"),
         row("weight", Takes::Whole(0, 65_535), whole(100),
             "Its share relative to the others; 0 = no new sessions"),
         row("max_connections", LIMIT, Default::Told("the pool's"),
@@ -333,10 +335,8 @@ impl<'a> Value<'a> {
     pub(super) fn of(written: &'a DeValue<'a>) -> Self {
         match written {
             DeValue::String(text) => Self::Text(text),
-            // No key takes numbers this large, so that any that overflows may be the largest.
-            DeValue::Integer(number) => Self::Whole(
-                i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX),
-            ),
+            DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix())
+                .map_or(Self::Huge, Self::Whole),
             DeValue::Float(number) => Self::Fraction(number.as_str().parse().unwrap_or(f64::NAN)),
             DeValue::Boolean(flag) => Self::Flag(*flag),
             DeValue::Datetime(_) => Self::Date,
@@ -363,7 +363,7 @@ impl fmt::Display for Takes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Word { now, .. } => write_words(f, now),
-            Self::Words(words) => f.write_str(words),
+            Self::Form(words) => f.write_str(words),
             Self::Whole(least, most) => write!(f, "a whole number from {least} to {most}"),
             Self::AutoOr(least, most) => {
                 write!(f, "\"auto\" or a whole number from {least} to {most}")
@@ -416,6 +416,7 @@ impl fmt::Display for Value<'_> {
         match self {
             Self::Text(text) => f.write_str(&quoted(text)),
             Self::Whole(number) => number.fmt(f),
+            Self::Huge => f.write_str("too large a number"),
             Self::Fraction(number) => write!(f, "{number:?}"),
             Self::Flag(flag) => flag.fmt(f),
             Self::Texts(texts) => write!(f, "{texts:?}"),

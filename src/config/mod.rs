@@ -62,6 +62,11 @@ fn explain(message: &str, there: &str) -> Wrong {
             "keep one of them",
         );
     }
+    // What the parser says when there is no value at all, or none it knows.
+    if message.starts_with("string values must be quoted") {
+        let cure = "write a text in quotes, a number, true, false, a list or a table";
+        return Wrong::new("there is no value here", cure);
+    }
     match message.split_once(", expected ") {
         Some((what, expected)) => Wrong::new(what, format!("expected {expected}")),
         None => Wrong::new(message, "see https://toml.io for what a line may hold"),

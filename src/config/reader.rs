@@ -409,11 +409,11 @@ fn unknown_key(section: &'static Section, name: &str) -> Wrong {
     let quoted = quoted(name);
     let shown = quoted.trim_matches('"');
     let what = format!("`{shown}` is no key of {}", section.header);
-    if let Some(near) = nearest(name, section.rows.iter().map(|row| row.key)) {
-        return Wrong::new(what, format!("did you mean `{near}`?"));
+    if let Some(home) = SECTIONS.iter().find(|other| other.row(name).is_some()) {
+        return Wrong::new(what, format!("it belongs in {}", home.header));
     }
-    match SECTIONS.iter().find(|other| other.row(name).is_some()) {
-        Some(home) => Wrong::new(what, format!("it belongs in {}", home.header)),
+    match nearest(name, section.rows.iter().map(|row| row.key)) {
+        Some(near) => Wrong::new(what, format!("did you mean `{near}`?")),
         None => Wrong::new(what, "remove it"),
     }
 }

@@ -13,7 +13,10 @@ fn files(folder: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(&folder).expect("the folder is part of the repository");
     let mut files: Vec<_> = entries
         .map(|entry| entry.expect("a readable folder").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
         .collect();
     files.sort();
     assert!(!files.is_empty(), "no files in {}", folder.display());
@@ -39,7 +42,11 @@ fn invalid_files_name_all_their_errors() {
     let write = std::env::var_os("EVENKEEL_WRITE_ERRORS").is_some();
     for path in files("tests/config/invalid") {
         let errors = config::load(&read(&path), "f").expect_err(&path.display().to_string());
-        let found: String = errors.list.iter().map(|error| format!("{error}\n")).collect();
+        let found: String = errors
+            .list
+            .iter()
+            .map(|error| format!("{error}\n"))
+            .collect();
         let expected = path.with_extension("err");
         if write {
             fs::write(&expected, &found).expect("the folder is writable");
