@@ -305,3 +305,286 @@ impl fmt::Display for Setting {
         write!(f, "{} {} → {}", self.key, self.from, self.to)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    const BASE: &str = r#"
+        [[listener]]
+        name = "web"
+        bind = "0.0.0.0:80"
+        pool = "p"
+        [pool.p]
+        [[pool.p.backend]]
+        name = "a"
+        address = "10.0.0.1:1"
+        [[pool.p.backend]]
+        name = "b"
+        address = "10.0.0.2:1"
+    "#;
+
+    const OTHER: &str = r#"
+        [[listener]]
+        name = "other"
+        bind = "0.0.0.0:81"
+        pool = "q"
+        [[pool.q.backend]]
+        name = "c"
+        address = "10.0.0.3:1"
+    "#;
+
+    fn changes(old: &str, new: &str) -> Vec<Change> {
+        let plan = |text| load(text, "f").unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+        diff(&plan(old), &plan(new))
+    }
+
+    fn lines(old: &str, new: &str) -> Vec<String> {
+        changes(old, new).iter().map(Change::to_string).collect()
+    }
+
+    #[test]
+    fn each_setting_that_changes_is_one_line() {
+        let pool = "[pool.p]\n";
+        for (from, to, line) in [
+            (
+                "\n",
+                "[global]\nworkers = 4\n",
+                "global: workers auto → 4 (takes a restart)",
+            ),
+            (
+                "\n",
+                "[global]\nuser = \"x\"\n",
+                "global: user \"\" → x (takes a restart)",
+            ),
+            (
+                "\n",
+                "[global]\ngroup = \"x\"\n",
+                "global: group \"\" → x (takes a restart)",
+            ),
+            (
+                "\n",
+                "[global]\nsplice = \"off\"\n",
+                "global: splice auto → off (takes a restart)",
+            ),
+            (
+                "\n",
+                "[global]\nmax_connections = 9\n",
+                "global: max_connections auto → 9",
+            ),
+            (
+                "\n",
+                "[global]\ndrain_timeout = \"90s\"\n",
+                "global: drain_timeout 5m → 1m 30s",
+            ),
+            (
+                "pool = \"p\"",
+                "pool = \"p\"\nmax_connections = 7",
+                "listener web: max_connections 0 → 7",
+            ),
+            (
+                pool,
+                "[pool.p]\nbalance = \"first\"\n",
+                "pool p: balance hash → first",
+            ),
+            (
+                pool,
+                "[pool.p]\nhash_key = [\"source_net/24\"]\n",
+                "pool p: hash_key [source_ip, source_port, destination_ip, destination_port] → \
+                 [source_net/24]",
+            ),
+            (
+                pool,
+                "[pool.p]\nload_factor = 1.5\n",
+                "pool p: load_factor 0 → 1.5",
+            ),
+            (
+                pool,
+                "[pool.p]\nfail_open = false\n",
+                "pool p: fail_open true → false",
+            ),
+            (
+                pool,
+                "[pool.p]\nconnect_timeout = \"1s\"\n",
+                "pool p: connect_timeout 2s → 1s",
+            ),
+            (pool, "[pool.p]\nretries = 0\n", "pool p: retries 2 → 0"),
+            (
+                pool,
+                "[pool.p]\nidle_timeout = \"1m\"\n",
+                "pool p: idle_timeout 1h → 1m",
+            ),
+            (
+                pool,
+                "[pool.p]\nhalf_close_timeout = \"1m\"\n",
+                "pool p: half_close_timeout 5m → 1m",
+            ),
+            (
+                pool,
+                "[pool.p]\non_down = \"drain:1m\"\n",
+                "pool p: on_down keep → drain:1m",
+            ),
+            (
+                pool,
+                "[pool.p]\nrefuse = \"close\"\n",
+                "pool p: refuse reset → close",
+            ),
+            (
+                pool,
+                "[pool.p]\nhealth.type = \"none\"\n",
+                "pool p: health.type tcp → none",
+            ),
+            (
+                pool,
+                "[pool.p]\nhealth.interval = \"3s\"\n",
+                "pool p: health.interval 2s → 3s",
+            ),
+            (
+                pool,
+                "[pool.p]\nhealth.fast_interval = \"1s\"\n",
+                "pool p: health.fast_interval 500ms → 1s",
+            ),
+            (
+                pool,
+                "[pool.p]\nhealth.down_interval = \"1s\"\n",
+                "pool p: health.down_interval 5s → 1s",
+            ),
+            (
+                pool,
+                "[pool.p]\nhealth.timeout = \"2s\"\n",
+                "pool p: health.timeout 1s → 2s",
+            ),
+            (
+                pool,
+                "[pool.p]\nhealth.rise = 1\n",
+                "pool p: health.rise 2 → 1",
+            ),
+            (
+                pool,
+                "[pool.p]\nhealth.fall = 1\n",
+                "pool p: health.fall 3 → 1",
+            ),
+            (
+                pool,
+                "[pool.p]\nhealth.port = 9\n",
+                "pool p: health.port 0 → 9",
+            ),
+            (
+                pool,
+                "[pool.p]\nhealth.initial = \"down\"\n",
+                "pool p: health.initial up → down",
+            ),
+            (
+                "\"10.0.0.1:1\"",
+                "\"10.0.0.1:1\"\nweight = 50\nbackup = true",
+                "backend p/a: weight 100 → 50, backup false → true",
+            ),
+            (
+                "\"10.0.0.1:1\"",
+                "\"10.0.0.1:9\"\nmax_connections = 5",
+                "backend p/a: address 10.0.0.1:1 → 10.0.0.1:9, max_connections 0 → 5",
+            ),
+        ] {
+            let new = BASE.replacen(from, to, 1);
+            assert_eq!(lines(BASE, &new), [line], "{to}");
+            assert_eq!(changes(&new, BASE).len(), 1, "and back: {to}");
+        }
+    }
+
+    #[test]
+    fn things_come_and_go() {
+        let both = format!("{BASE}{OTHER}");
+        let added = changes(BASE, &both);
+        let texts: Vec<_> = added.iter().map(Change::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "listener other: added",
+                "address 0.0.0.0:81: bound",
+                "pool q: added",
+                "backend q/c: added"
+            ]
+        );
+        assert_eq!(
+            summary(&added),
+            "1 backend added, 1 pool added, 1 listener added"
+        );
+        let removed = changes(&both, BASE);
+        let texts: Vec<_> = removed.iter().map(Change::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "listener other: removed",
+                "address 0.0.0.0:81: closed",
+                "pool q: removed",
+                "backend q/c: removed"
+            ]
+        );
+        assert_eq!(
+            summary(&removed),
+            "1 backend removed, 1 pool removed, 1 listener removed"
+        );
+    }
+
+    #[test]
+    fn a_summary_names_each_noun_once() {
+        let new = BASE
+            .replace("\"a\"", "\"x\"")
+            .replace(
+                "10.0.0.2:1\"",
+                "10.0.0.2:1\"\n[[pool.p.backend]]\naddress = \"y:1\"",
+            )
+            .replace("pool = \"p\"", "pool = \"p\"\nmax_connections = 1");
+        let summary = summary(&changes(BASE, &new));
+        assert_eq!(summary, "2 backends added, 1 removed, 1 listener changed");
+    }
+
+    #[test]
+    fn nothing_changed_is_said_and_the_order_of_listeners_is_nothing() {
+        let (first, second) = (format!("{BASE}{OTHER}"), format!("{OTHER}{BASE}"));
+        assert_eq!(changes(&first, &first), []);
+        assert_eq!(changes(&first, &second), []);
+        assert_eq!(summary(&[]), "nothing changed");
+    }
+
+    #[test]
+    fn the_order_of_backends_is_a_setting_of_the_pool() {
+        let swapped = BASE
+            .replace("\"a\"", "\"?\"")
+            .replace("\"b\"", "\"a\"")
+            .replace('?', "b");
+        let swapped = swapped.replace("0.1:1", "0.?:1").replace("0.2:1", "0.1:1");
+        let swapped = swapped.replace("0.?:1", "0.2:1");
+        assert_eq!(lines(BASE, &swapped), ["pool p: order [a, b] → [b, a]"]);
+    }
+
+    #[test]
+    fn sockets_follow_addresses() {
+        let bind = |binds: &str| BASE.replace("\"0.0.0.0:80\"", binds);
+        assert_eq!(
+            lines(
+                &bind("[\"127.0.0.1:80\", \"unix:/a\"]"),
+                &bind("[\"unix:/b\", \"127.0.0.1:80\"]")
+            ),
+            [
+                "listener web: bind [127.0.0.1:80, unix:/a] → [unix:/b, 127.0.0.1:80]",
+                "address unix:/b: bound",
+                "address unix:/a: closed"
+            ]
+        );
+        assert_eq!(
+            lines(&bind("[\"[::]:80\", \"0.0.0.0:80\"]"), &bind("\"[::]:80\"")),
+            [
+                "listener web: bind [[::]:80, 0.0.0.0:80] → [[::]:80]",
+                "address [::]:80: bound anew",
+                "address 0.0.0.0:80: closed"
+            ]
+        );
+        let renamed = BASE.replace("\"web\"", "\"www\"");
+        assert_eq!(
+            lines(BASE, &renamed),
+            ["listener web: removed", "listener www: added"]
+        );
+    }
+}

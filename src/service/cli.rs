@@ -306,3 +306,169 @@ fn quote(text: &str) -> String {
     quoted.push('"');
     quoted
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("evenkeel").chain(line.split_whitespace()))
+    }
+
+    fn flags(line: &str) -> Flags {
+        match parse(&format!("run {line}")).unwrap().command {
+            Command::Run(run) => run.flags,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_and_the_file_they_stand_for_give_equal_plans() {
+        let flags = flags(
+            "--listen tcp://0.0.0.0:8000 --listen unix:/run/app.sock --workers 2 \
+             --backend 10.0.0.1:8000,weight=2,max_connections=8,name=gpu-1 \
+             --backend [::1]:8000,backup=true --balance rendezvous \
+             --hash-key source_ip,source_port --health tcp --health-interval 500ms \
+             --drain-timeout 30s",
+        );
+        let file = r#"
+            [global]
+            workers = 2
+            drain_timeout = "30s"
+            [[listener]]
+            name = "listen-1"
+            bind = "0.0.0.0:8000"
+            pool = "default"
+            [[listener]]
+            name = "listen-2"
+            bind = "unix:/run/app.sock"
+            pool = "default"
+            [pool.default]
+            balance = "rendezvous"
+            hash_key = ["source_ip", "source_port"]
+            health = { type = "tcp", interval = "500ms" }
+            [[pool.default.backend]]
+            name = "gpu-1"
+            address = "10.0.0.1:8000"
+            weight = 2
+            max_connections = 8
+            [[pool.default.backend]]
+            address = "[::1]:8000"
+            backup = true
+        "#;
+        assert_eq!(flags.load(), Ok(config::load(file, "f").unwrap()));
+    }
+
+    #[test]
+    fn the_least_flags_are_a_listener_and_a_backend() {
+        let plan = flags("--listen tcp://127.0.0.1:1 --backend a:2 --workers auto")
+            .load()
+            .unwrap();
+        assert_eq!((plan.listeners.len(), plan.pools[0].backends.len()), (1, 1));
+    }
+
+    #[test]
+    fn errors_name_their_flags() {
+        for (line, expected) in [
+            (
+                "",
+                "nothing to run: give -c FILE, or --listen and --backend",
+            ),
+            (
+                "--workers 1",
+                "--listen: missing; add one such as --listen tcp://0.0.0.0:8000\n\
+                 --backend: missing; add one such as --backend 10.0.0.1:8000",
+            ),
+            (
+                "--listen udp://127.0.0.1:1 --backend 10.0.0.1:0 --balance hsah",
+                "--listen udp://127.0.0.1:1: `udp` is not supported yet; use tcp\n\
+                 --balance hsah: \"hsah\" is not known; did you mean \"hash\"? (known: hash, \
+                 rendezvous, round_robin, least_connections, power_of_two, random, first)\n\
+                 --backend 10.0.0.1:0: \"10.0.0.1:0\" has no usable port; \
+                 end it with a port from 1 to 65535",
+            ),
+            (
+                "--listen tcp://127.0.0.1:1 --backend a:1 --health http:/health --admin x --http y",
+                "--admin x: `admin_socket` is not supported yet; remove it or set it to \"\"\n\
+                 --http y: `http` is not supported yet; remove it or set it to \"\"\n\
+                 --health http:/health: `http` is not supported yet; use tcp, none",
+            ),
+            (
+                "--listen tcp://127.0.0.1:1 --backend a:1,wieght=2,weight=02",
+                "--backend a:1,wieght=2,weight=02: `wieght` is no key of [[pool.NAME.backend]]; \
+                 did you mean `weight`?\n\
+                 --backend a:1,wieght=2,weight=02: `weight` is \"02\"; \
+                 write a whole number from 0 to 65535",
+            ),
+        ] {
+            assert_eq!(flags(line).load(), Err(expected.to_owned()), "{line}");
+        }
+    }
+
+    #[test]
+    fn no_value_escapes_its_quotes() {
+        let text = "a\"]\n[global]\nworkers = 1 # \\ \u{1} é";
+        assert_eq!(quote("\"\\\n"), r#""\"\\\u000A""#);
+        let mut flags = flags("--listen tcp://127.0.0.1:1 --backend a:1");
+        flags.balance = Some(text.to_owned());
+        flags.backend.push(format!("b:1,{text}={text}"));
+        let errors = flags.load().unwrap_err();
+        assert!(errors.contains("`balance` is"), "{errors}");
+        assert!(
+            errors.contains("is no key of [[pool.NAME.backend]]"),
+            "{errors}"
+        );
+    }
+
+    #[test]
+    fn wrong_use_is_refused() {
+        for (line, expected) in [
+            ("", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+            (
+                "run -c f --listen tcp://127.0.0.1:1",
+                ErrorKind::ArgumentConflict,
+            ),
+            ("run --colour", ErrorKind::UnknownArgument),
+            ("check", ErrorKind::MissingRequiredArgument),
+            ("demo --seconds 0", ErrorKind::ValueValidation),
+            ("fly", ErrorKind::InvalidSubcommand),
+            ("--help", ErrorKind::DisplayHelp),
+            ("--version", ErrorKind::DisplayVersion),
+        ] {
+            assert_eq!(parse(line).unwrap_err().kind(), expected, "{line}");
+        }
+        let run = parse("run -c f -vv").unwrap();
+        assert_eq!(run.verbose, 2);
+    }
+
+    #[test]
+    fn later_subcommands_are_known_but_not_advertised() {
+        let help = Cli::command().render_long_help().to_string();
+        for name in [
+            "plan x.toml",
+            "reload",
+            "status --json",
+            "top",
+            "sessions --pool p",
+            "explain --listener a --source 1.2.3.4:5",
+            "backend drain p b --wait",
+            "scale p auto",
+            "simulate --trace steady",
+            "upgrade",
+        ] {
+            let command = parse(name).unwrap().command;
+            let first = name.split(' ').next().unwrap();
+            assert_eq!(command.not_supported_yet(), Some(first));
+            assert!(!help.contains(&format!("  {first} ")), "{first} in {help}");
+        }
+        assert!(help.contains("  run "));
+    }
+}
