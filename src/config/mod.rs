@@ -1,4 +1,46 @@
 //! Floor 0: text ⇄ settings. Takes `&str`; opens no file.
+//!
+//! [`load`] parses all of a text, reads every table of it into a model (what was written), and
+//! checks that into a [`plan::Plan`] (what runs). Each stage goes on after an error, so that one
+//! run names them all.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod address;
+mod check;
+pub mod diff;
+mod error;
+mod keys;
+mod model;
+mod parse;
 pub mod plan;
+mod reader;
+mod settings;
+mod units;
+
+pub use error::{Error, Errors, MAX_ERRORS};
+pub use keys::reference;
+pub use parse::MAX_TEXT;
+
+use error::Problems;
+use model::Model;
+use plan::Plan;
+
+/// Reads a configuration. `file` is only its name, for the errors.
+pub fn load(text: &str, file: &str) -> Result<Plan, Errors> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let problems = Problems::default();
+    let plan = parse::parse(text, &problems).and_then(|root| {
+        let whole = !problems.any();
+        let model = Model::read(&root, &problems);
+        // A text of which the parser skipped a part cannot be judged as a whole.
+        if whole {
+            check::check(model, &problems)
+        } else {
+            None
+        }
+    });
+    plan.ok_or_else(|| problems.into_errors(text, file))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,384 @@
+//! From what was written to what runs: names are resolved, contradictions are errors, defaults
+//! that depend on other settings are filled in. Every lookup is by hash, so that thousands of
+//! listeners and backends take no longer than it takes to read them.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::{Problems, Wrong};
+use super::keys::{nearest, quoted};
+use super::model::{self, Model};
+use super::plan::{Address, Backend, Bind, Health, Listener, Plan, Pool, Probe};
+use super::reader::Written;
+use super::units::show;
+use crate::lb::balance::pick::{Policy, Settings};
+
+/// Backends of one pool: their places must fit the picker's 16-bit index.
+pub(super) const MAX_BACKENDS: usize = 65_535;
+
+/// Makes the plan of `model`; `None` if anything is wrong, now or before, and reported.
+pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
+    check_present(&model, problems);
+    check_listeners(&model, problems);
+    check_binds(&model.listeners, problems);
+    for pool in &model.pools {
+        check_balance(pool, problems);
+        check_health(&pool.health, problems);
+        check_backends(pool, problems);
+    }
+    check_loops(&model, problems);
+    if problems.any() {
+        return None;
+    }
+    let listeners = model
+        .listeners
+        .into_iter()
+        .map(|listener| plan_listener(listener).map(Arc::new));
+    let pools = model
+        .pools
+        .into_iter()
+        .map(|pool| plan_pool(pool).map(Arc::new));
+    Some(Plan {
+        global: model.global,
+        listeners: listeners.collect::<Option<_>>()?,
+        pools: pools.collect::<Option<_>>()?,
+    })
+}
+
+fn check_present(model: &Model, problems: &Problems) {
+    if model.listeners.is_empty() {
+        problems.missing(0, Wrong::new("there is no listener", "add a [[listener]]"));
+    }
+    if model.pools.is_empty() {
+        let cure = "add a [pool.NAME] with a [[pool.NAME.backend]]";
+        problems.missing(0, Wrong::new("there is no pool", cure));
+    }
+}
+
+/// Names are unique, pools exist, and each pool is used.
+fn check_listeners(model: &Model, problems: &Problems) {
+    let names = model
+        .listeners
+        .iter()
+        .filter_map(|listener| listener.name.as_ref());
+    check_unique(names, problems, |name| {
+        format!("another listener is named {}", quoted(name))
+    });
+    let pools: HashSet<&str> = model
+        .pools
+        .iter()
+        .map(|pool| pool.name.value.as_str())
+        .collect();
+    let mut used = HashSet::new();
+    let mut any_unknown = false;
+    for pool in model
+        .listeners
+        .iter()
+        .filter_map(|listener| listener.pool.as_ref())
+    {
+        if pools.contains(pool.value.as_str()) {
+            used.insert(pool.value.as_str());
+            continue;
+        }
+        any_unknown = true;
+        // Likeness is only computed where it costs little: this runs once per listener.
+        const COMPARED: usize = 100;
+        let candidates = model
+            .pools
+            .iter()
+            .take(COMPARED)
+            .map(|pool| pool.name.value.as_str());
+        let cure = match nearest(&pool.value, candidates) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => "name one of the pools, or add it".to_owned(),
+        };
+        let what = format!("there is no pool {}", quoted(&pool.value));
+        problems.value(pool.at, Wrong::new(what, cure));
+    }
+    let incomplete = model
+        .listeners
+        .iter()
+        .any(|listener| listener.pool.is_none());
+    if any_unknown || incomplete {
+        return; // an unused pool may be the one that was meant
+    }
+    for pool in model
+        .pools
+        .iter()
+        .filter(|pool| !used.contains(pool.name.value.as_str()))
+    {
+        let what = format!("no listener uses pool {}", quoted(&pool.name.value));
+        problems.value(
+            pool.name.at,
+            Wrong::new(what, "name it in a listener, or remove it"),
+        );
+    }
+}
+
+fn check_unique<'a, T: Eq + std::hash::Hash + 'a>(
+    values: impl Iterator<Item = &'a Written<T>>,
+    problems: &Problems,
+    what: impl Fn(&T) -> String,
+) {
+    let mut seen = HashSet::new();
+    for written in values {
+        if !seen.insert(&written.value) {
+            problems.value(
+                written.at,
+                Wrong::new(what(&written.value), "change or remove one"),
+            );
+        }
+    }
+}
+
+/// No address is bound twice, be it through a wildcard.
+fn check_binds(listeners: &[model::Listener], problems: &Problems) {
+    let binds = || {
+        listeners
+            .iter()
+            .filter_map(|listener| listener.bind.as_ref())
+            .flatten()
+    };
+    check_unique(binds(), problems, |bind| format!("{bind} is bound already"));
+    let mut wildcards = HashMap::<u16, (bool, bool)>::new();
+    for bind in binds() {
+        if let Bind::Tcp(address) = bind.value
+            && address.ip().is_unspecified()
+        {
+            let (v4, v6) = wildcards.entry(address.port()).or_default();
+            *(if address.is_ipv4() { v4 } else { v6 }) = true;
+        }
+    }
+    for bind in binds() {
+        let Bind::Tcp(address) = bind.value else {
+            continue;
+        };
+        if address.ip().is_unspecified() {
+            continue; // the two wildcards share a port: IPv6 then takes IPv6 only
+        }
+        let (v4, v6) = wildcards.get(&address.port()).copied().unwrap_or_default();
+        let wildcard = match address {
+            SocketAddr::V4(_) if v4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            _ if v6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED), // which alone takes IPv4 too
+            _ => continue,
+        };
+        let wildcard = SocketAddr::new(wildcard, address.port());
+        let what = format!("{address} is bound already, as part of {wildcard}");
+        problems.value(bind.at, Wrong::new(what, "remove one, or use another port"));
+    }
+}
+
+fn check_balance(pool: &model::Pool, problems: &Problems) {
+    let hashes = matches!(pool.policy, Policy::Hash | Policy::Rendezvous);
+    let cure = "remove it, or set balance to \"hash\" or \"rendezvous\"";
+    if !hashes && pool.load_factor.value != 0.0 {
+        let what = "`load_factor` bounds only hash and rendezvous";
+        problems.value(pool.load_factor.at, Wrong::new(what, cure));
+    }
+    if !hashes && pool.hash_key.given {
+        let what = "`hash_key` is used only by hash and rendezvous";
+        problems.value(pool.hash_key.at, Wrong::new(what, cure));
+    }
+    let mut seen = Vec::new();
+    for part in &pool.hash_key.value {
+        if seen.contains(&part.value) {
+            let what = "this part of the hash key is there already";
+            problems.value(part.at, Wrong::new(what, "remove one"));
+        } else {
+            seen.push(part.value);
+        }
+    }
+}
+
+/// A probe ends before the next begins, and a changing state is looked at no less often.
+fn check_health(health: &model::Health, problems: &Problems) {
+    let interval = &health.interval;
+    for (key, duration) in [
+        ("timeout", &health.timeout),
+        ("fast_interval", &health.fast_interval),
+    ] {
+        if duration.given && duration.value > interval.value {
+            let default = if interval.given { "" } else { " (the default)" };
+            let (ours, theirs) = (show(duration.value), show(interval.value));
+            let what = format!("`{key}` {ours} is longer than `interval` {theirs}{default}");
+            problems.value(
+                duration.at,
+                Wrong::new(what, format!("set it to at most {theirs}")),
+            );
+        }
+    }
+}
+
+fn check_backends(pool: &model::Pool, problems: &Problems) {
+    let name = &pool.name;
+    let pool_name = quoted(&name.value);
+    let Some(first) = pool.backends.first() else {
+        let what = format!("pool {pool_name} has no backends");
+        let cure = format!("add a [[pool.{}.backend]]", name.value);
+        problems.missing(name.at, Wrong::new(what, cure));
+        return;
+    };
+    if let Some(beyond) = pool.backends.get(MAX_BACKENDS) {
+        let what = format!("pool {pool_name} has more than {MAX_BACKENDS} backends");
+        problems.value(beyond.at, Wrong::new(what, "split it"));
+    }
+    if pool.backends.iter().all(|backend| backend.weight == 0) {
+        let what = format!("every backend of pool {pool_name} has weight 0");
+        problems.value(first.at, Wrong::new(what, "give one of them a weight"));
+    }
+    let addresses = pool
+        .backends
+        .iter()
+        .filter_map(|backend| backend.address.as_ref());
+    check_unique(addresses, problems, |address| {
+        format!("another backend of pool {pool_name} has the address {address}")
+    });
+    let mut names = HashSet::new();
+    for backend in &pool.backends {
+        let Some(name) = backend_name(backend) else {
+            continue;
+        };
+        let at = backend.name.as_ref().map_or(backend.at, |name| name.at);
+        // Twice the same address has been reported; its names need no second error.
+        if !names.insert(name.clone()) && backend.name.is_some() {
+            let what = format!(
+                "another backend of pool {pool_name} is named {}",
+                quoted(&name)
+            );
+            problems.value(at, Wrong::new(what, "change one"));
+        }
+    }
+}
+
+/// No listener's connections go to the listener itself.
+fn check_loops(model: &Model, problems: &Problems) {
+    let pools: HashMap<&str, HashMap<&Address, usize>> =
+        model.pools.iter().map(addresses).collect();
+    for listener in &model.listeners {
+        let (Some(binds), Some(pool)) = (&listener.bind, &listener.pool) else {
+            continue;
+        };
+        let Some(addresses) = pools.get(pool.value.as_str()) else {
+            continue;
+        };
+        for bind in binds {
+            for own in own_addresses(&bind.value) {
+                if let Some(&at) = addresses.get(&own) {
+                    let what = format!("{own} is the listener itself: connections would go round");
+                    problems.value(at, Wrong::new(what, "name the backend's own address"));
+                }
+            }
+        }
+    }
+}
+
+fn addresses(pool: &model::Pool) -> (&str, HashMap<&Address, usize>) {
+    let addresses = pool
+        .backends
+        .iter()
+        .filter_map(|backend| backend.address.as_ref());
+    (
+        &pool.name.value,
+        addresses
+            .map(|address| (&address.value, address.at))
+            .collect(),
+    )
+}
+
+/// The addresses that certainly lead to `bind`.
+fn own_addresses(bind: &Bind) -> Vec<Address> {
+    match bind {
+        Bind::Unix(path) => vec![Address::Unix(path.clone())],
+        Bind::Tcp(address) if address.ip().is_unspecified() => {
+            let at = |ip| Address::Ip(SocketAddr::new(ip, address.port()));
+            let v4 = at(IpAddr::V4(Ipv4Addr::LOCALHOST));
+            let v6 = at(IpAddr::V6(Ipv6Addr::LOCALHOST));
+            if address.is_ipv4() {
+                vec![v4]
+            } else {
+                vec![v4, v6]
+            }
+        }
+        Bind::Tcp(address) => vec![Address::Ip(*address)],
+    }
+}
+
+fn plan_listener(listener: model::Listener) -> Option<Listener> {
+    Some(Listener {
+        name: listener.name?.value,
+        bind: listener.bind?.into_iter().map(|bind| bind.value).collect(),
+        pool: listener.pool?.value,
+        max_connections: listener.max_connections,
+    })
+}
+
+fn plan_pool(pool: model::Pool) -> Option<Pool> {
+    let limit = pool.max_connections;
+    let backends = pool
+        .backends
+        .into_iter()
+        .map(|backend| plan_backend(backend, limit));
+    Some(Pool {
+        name: pool.name.value,
+        balance: Settings {
+            policy: pool.policy,
+            hash_key: pool
+                .hash_key
+                .value
+                .into_iter()
+                .map(|part| part.value)
+                .collect(),
+            load_factor: pool.load_factor.value,
+            fail_open: pool.fail_open,
+        },
+        connect_timeout: pool.connect_timeout,
+        retries: pool.retries,
+        idle_timeout: pool.idle_timeout,
+        half_close_timeout: pool.half_close_timeout,
+        on_down: pool.on_down,
+        refuse: pool.refuse,
+        health: plan_health(&pool.health),
+        backends: backends.collect::<Option<_>>()?,
+    })
+}
+
+fn plan_health(health: &model::Health) -> Health {
+    if !health.probes {
+        return Health::None;
+    }
+    let interval = health.interval.value;
+    let capped = |duration: &Written<Duration>| duration.value.min(interval);
+    Health::Tcp(Probe {
+        interval,
+        fast_interval: capped(&health.fast_interval),
+        down_interval: health.down_interval,
+        timeout: capped(&health.timeout),
+        rise: health.rise,
+        fall: health.fall,
+        port: health.port,
+        initial_up: health.initial_up,
+    })
+}
+
+fn plan_backend(backend: model::Backend, pool_limit: u32) -> Option<Backend> {
+    Some(Backend {
+        name: backend_name(&backend)?,
+        address: backend.address?.value,
+        weight: backend.weight,
+        max_connections: backend.max_connections.unwrap_or(pool_limit),
+        backup: backend.backup,
+    })
+}
+
+/// The name that is written, or else the address.
+fn backend_name(backend: &model::Backend) -> Option<String> {
+    match &backend.name {
+        Some(name) => Some(name.value.clone()),
+        None => backend
+            .address
+            .as_ref()
+            .map(|address| address.value.to_string()),
+    }
+}

@@ -1,0 +1,494 @@
+//! The keys of the configuration, one row each. The reader, its suggestions and the reference in
+//! the README all read these rows, so they cannot disagree.
+
+use std::fmt;
+use std::time::Duration;
+
+use toml::de::{DeArray, DeValue};
+
+use super::error::Wrong;
+use super::units::{self, MAX_DURATION, MIN_DURATION};
+
+/// More workers than any machine has cores to give them; each costs a thread and an epoll.
+pub(super) const MAX_WORKERS: u64 = 1024;
+/// A client is not served better by more attempts than this.
+pub(super) const MAX_RETRIES: u64 = 100;
+/// Beyond this many probes in a row a health state would never change.
+pub(super) const MAX_STREAK: u64 = 1000;
+/// Loads beyond ten times a backend's fair share are no bound.
+pub(super) const MAX_LOAD_FACTOR: f64 = 10.0;
+/// The largest limit on connections.
+const MAX_CONNECTIONS: u64 = u32::MAX as u64;
+
+/// One table of the file.
+#[derive(Debug)]
+pub(super) struct Section {
+    /// Its header, as the file writes it; `NAME` stands for a name the writer chooses.
+    pub(super) header: &'static str,
+    pub(super) rows: &'static [Row],
+}
+
+/// One key.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) key: &'static str,
+    pub(super) takes: Takes,
+    pub(super) default: Default,
+    pub(super) help: &'static str,
+}
+
+/// What a key takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Takes {
+    /// One of `now`; those of `later` are known and refused.
+    Word {
+        now: &'static [&'static str],
+        later: &'static [&'static str],
+    },
+    /// A text of a form that these words describe.
+    Form(&'static str),
+    /// A whole number from the first to the second.
+    Whole(u64, u64),
+    /// The same, or "auto".
+    AutoOr(u64, u64),
+    /// 0, or above 1.0 up to [`MAX_LOAD_FACTOR`].
+    LoadFactor,
+    /// At least this.
+    Duration(Duration),
+    /// true or false.
+    Flag,
+    /// Any text.
+    Text,
+    /// An address, or a list of them.
+    Addresses,
+    /// A list of words; the text says which.
+    List(&'static str),
+    /// Another section.
+    Table,
+    /// Known and refused, except for values that ask for nothing.
+    NotYet(&'static [Value<'static>]),
+}
+
+/// What a key that is not written stands for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Default {
+    /// It must be written.
+    Required,
+    /// This value.
+    Is(Value<'static>),
+    /// What the text says.
+    Told(&'static str),
+}
+
+/// A value, written or by default.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    Text(&'a str),
+    Whole(i128),
+    /// A whole number beyond all ranges.
+    Huge,
+    Fraction(f64),
+    Flag(bool),
+    /// A list of texts, by default.
+    Texts(&'static [&'static str]),
+    /// A list, as written.
+    Array(&'a DeArray<'a>),
+    Table,
+    Date,
+}
+
+impl Section {
+    pub(super) fn row(&self, key: &str) -> Option<&'static Row> {
+        self.rows.iter().find(|row| row.key == key)
+    }
+}
+
+/// Every section, in the order of the reference.
+pub(super) const SECTIONS: [&Section; 6] = [&ROOT, &GLOBAL, &LISTENER, &POOL, &HEALTH, &BACKEND];
+
+pub(super) const ROOT: Section = Section {
+    header: "the top level",
+    rows: &[
+        row(
+            "global",
+            Takes::Table,
+            Default::Told("defaults"),
+            "The process",
+        ),
+        row(
+            "listener",
+            Takes::Table,
+            Default::Required,
+            "Where clients connect",
+        ),
+        row(
+            "pool",
+            Takes::Table,
+            Default::Required,
+            "Where their connections go",
+        ),
+    ],
+};
+
+const fn row(key: &'static str, takes: Takes, default: Default, help: &'static str) -> Row {
+    Row {
+        key,
+        takes,
+        default,
+        help,
+    }
+}
+
+const fn later(key: &'static str, harmless: &'static [Value<'static>]) -> Row {
+    row(key, Takes::NotYet(harmless), Default::Told("off"), "")
+}
+
+const fn word(now: &'static [&'static str], later: &'static [&'static str]) -> Takes {
+    Takes::Word { now, later }
+}
+
+const fn text(text: &'static str) -> Default {
+    Default::Is(Value::Text(text))
+}
+
+const fn whole(number: i128) -> Default {
+    Default::Is(Value::Whole(number))
+}
+
+const TIME: Takes = Takes::Duration(MIN_DURATION);
+const TIME_OR_ZERO: Takes = Takes::Duration(Duration::ZERO);
+const LIMIT: Takes = Takes::Whole(0, MAX_CONNECTIONS);
+const STREAK: Takes = Takes::Whole(1, MAX_STREAK);
+const TRUE: Default = Default::Is(Value::Flag(true));
+const EMPTY: &[Value<'static>] = &[Value::Text("")];
+const EMPTY_LIST: &[Value<'static>] = &[Value::Texts(&[])];
+const ZERO: &[Value<'static>] = &[Value::Whole(0)];
+const OFF: &[Value<'static>] = &[Value::Text("off")];
+const FIVE_TUPLE: &[&str] = &[
+    "source_ip",
+    "source_port",
+    "destination_ip",
+    "destination_port",
+];
+const BALANCES: &[&str] = &[
+    "hash",
+    "rendezvous",
+    "round_robin",
+    "least_connections",
+    "power_of_two",
+    "random",
+    "first",
+];
+
+// One row a line, so that they read as the table they are.
+#[rustfmt::skip]
+pub(super) const GLOBAL: Section = Section {
+    header: "[global]",
+    rows: &[
+        row("workers", Takes::AutoOr(1, MAX_WORKERS), text("auto"),
+            "Worker threads; auto = one per core"),
+        row("max_connections", Takes::AutoOr(1, MAX_CONNECTIONS), text("auto"),
+            "Sessions open at once; auto = what the limit on open files allows"),
+        row("drain_timeout", TIME_OR_ZERO, text("5m"),
+            "How long a stop waits for sessions to end before it resets them"),
+        row("user", Takes::Text, text(""), "Account to drop to after binding; empty = stay"),
+        row("group", Takes::Text, text(""), "Group to drop to; empty = the user's own"),
+        row("splice", word(&["auto", "always", "off"], &[]), text("auto"),
+            "Move bytes inside the kernel: while a session streams, from its first byte, or never"),
+        later("admin_socket", EMPTY),
+        later("http", EMPTY),
+        later("access_log", &[]),
+    ],
+};
+
+#[rustfmt::skip]
+pub(super) const LISTENER: Section = Section {
+    header: "[[listener]]",
+    rows: &[
+        row("name", Takes::Text, Default::Required, "Unique among listeners"),
+        row("bind", Takes::Addresses, Default::Required, "Where it listens"),
+        row("protocol", word(&["tcp"], &["udp"]), text("tcp"), "What it carries"),
+        row("pool", Takes::Text, Default::Required, "The pool that serves it"),
+        row("max_connections", LIMIT, whole(0), "Sessions open at once; 0 = the global limit"),
+        later("max_connections_per_source", ZERO),
+        later("connection_rate_per_source", EMPTY),
+        later("allow", EMPTY_LIST),
+        later("deny", EMPTY_LIST),
+        later("accept_proxy", OFF),
+        later("trusted", EMPTY_LIST),
+        later("preread", &[]),
+        later("route", EMPTY_LIST),
+    ],
+};
+
+#[rustfmt::skip]
+pub(super) const POOL: Section = Section {
+    header: "[pool.NAME]",
+    rows: &[
+        row("balance", word(BALANCES, &["least_busy", "least_latency"]), text("hash"),
+            "How a backend is chosen"),
+        row("hash_key", Takes::List("source_ip, source_port, destination_ip, destination_port, \
+            source_net/N"), Default::Is(Value::Texts(FIVE_TUPLE)),
+            "What hash and rendezvous hash over"),
+        row("load_factor", Takes::LoadFactor, Default::Is(Value::Fraction(0.0)),
+            "Bounds a backend of hash or rendezvous to this multiple of its fair share; 0 = none"),
+        row("connect_timeout", TIME, text("2s"), "For one attempt to connect"),
+        row("retries", Takes::Whole(0, MAX_RETRIES), whole(2),
+            "Further backends tried when a connect fails"),
+        row("idle_timeout", TIME, text("1h"), "Without a byte either way a session is reset"),
+        row("half_close_timeout", TIME, text("5m"), "The same once one side has finished"),
+        row("max_connections", LIMIT, whole(0), "Sessions open at once per backend; 0 = no limit"),
+        row("on_down", Takes::Form("\"keep\", \"reset\" or \"drain:DURATION\""), text("keep"),
+            "What happens to the sessions of a backend that goes down"),
+        row("fail_open", Takes::Flag, TRUE, "All backends down: use all, rather than refuse"),
+        row("refuse", Takes::Form("\"reset\" or \"close\""), text("reset"),
+            "What a refused client gets"),
+        row("health", Takes::Table, Default::Told("defaults"), "Active probes"),
+        row("backend", Takes::Table, Default::Required, "The backends"),
+        later("max_lifetime", EMPTY),
+        later("max_lifetime_jitter", EMPTY),
+        later("busy_linger", &[]),
+        later("soft_connections", ZERO),
+        later("limit_counts", &[Value::Text("open")]),
+        later("slow_start", EMPTY),
+        later("panic_threshold", ZERO),
+        later("send_proxy", OFF),
+        later("source", EMPTY),
+        later("sticky", EMPTY),
+        later("queue", &[]),
+        later("outlier", &[]),
+        later("udp", &[]),
+        later("discover", &[]),
+        later("scale", &[]),
+    ],
+};
+
+#[rustfmt::skip]
+pub(super) const HEALTH: Section = Section {
+    header: "[pool.NAME.health]",
+    rows: &[
+        row("type", word(&["tcp", "none"], &["send_expect", "http", "grpc", "tls", "udp", "exec"]),
+            text("tcp"), "A TCP connect that must succeed, or none: every backend counts as up"),
+        row("interval", TIME, text("2s"), "Between probes of one backend"),
+        row("fast_interval", TIME, text("500ms"),
+            "The same while its state is changing; by default never above interval"),
+        row("down_interval", TIME, text("5s"), "The same while it is down"),
+        row("timeout", TIME, text("1s"), "For one probe; by default never above interval"),
+        row("rise", STREAK, whole(2), "Successes in a row that bring a backend up"),
+        row("fall", STREAK, whole(3), "Failures in a row that take it down"),
+        row("port", Takes::Whole(0, 65_535), whole(0), "Port to probe; 0 = the backend's own"),
+        row("initial", word(&["up", "down"], &[]), text("up"), "State before the first result"),
+        later("path", &[]),
+        later("expect", &[]),
+        later("host", &[]),
+        later("body", &[]),
+        later("progress_is_alive", &[Value::Flag(false)]),
+    ],
+};
+
+#[rustfmt::skip]
+pub(super) const BACKEND: Section = Section {
+    header: "[[pool.NAME.backend]]",
+    rows: &[
+        row("name", Takes::Text, Default::Told("its address"), "Unique within the pool"),
+        row("address", Takes::Form("IP:PORT, [IPV6]:PORT, HOST:PORT or unix:/PATH"), Default::Required,
+            "Where it is; a host name is resolved when the file is loaded"),
+        row("weight", Takes::Whole(0, 65_535), whole(100),
+            "Its share relative to the others; 0 = no new sessions"),
+        row("max_connections", LIMIT, Default::Told("the pool's"),
+            "Sessions open at once; 0 = no limit"),
+        row("backup", Takes::Flag, Default::Is(Value::Flag(false)),
+            "Used only while no other backend is available"),
+    ],
+};
+
+/// The reference of all keys as Markdown, one table a section.
+pub fn reference() -> String {
+    let mut text = String::new();
+    for section in &SECTIONS[1..] {
+        text += &format!("### `{}`\n\n", section.header);
+        text += "| key | takes | default | meaning |\n|---|---|---|---|\n";
+        for row in section.rows {
+            let Row {
+                key,
+                takes,
+                default,
+                help,
+            } = row;
+            if !matches!(takes, Takes::NotYet(_) | Takes::Table) {
+                text += &format!("| `{key}` | {takes} | {default} | {help} |\n");
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+impl Takes {
+    /// What to say of a value that does not fit.
+    pub(super) fn refuse(&self, key: &str, value: Value<'_>) -> Wrong {
+        Wrong::new(format!("`{key}` is {value}"), format!("write {self}"))
+    }
+}
+
+impl<'a> Value<'a> {
+    pub(super) fn of(written: &'a DeValue<'a>) -> Self {
+        match written {
+            DeValue::String(text) => Self::Text(text),
+            DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix())
+                .map_or(Self::Huge, Self::Whole),
+            DeValue::Float(number) => Self::Fraction(number.as_str().parse().unwrap_or(f64::NAN)),
+            DeValue::Boolean(flag) => Self::Flag(*flag),
+            DeValue::Datetime(_) => Self::Date,
+            DeValue::Array(array) => Self::Array(array),
+            DeValue::Table(_) => Self::Table,
+        }
+    }
+
+    /// Whether two values are written for the same thing: 0 is 0.0, lists count as equal when
+    /// both are empty.
+    pub(super) fn same(self, other: Value<'_>) -> bool {
+        match (self, other) {
+            (Self::Text(a), Value::Text(b)) => a == b,
+            (Self::Flag(a), Value::Flag(b)) => a == b,
+            (Self::Whole(a), Value::Whole(b)) => a == b,
+            (Self::Fraction(a), Value::Whole(0)) => a == 0.0,
+            (Self::Array(array), Value::Texts(texts)) => array.is_empty() && texts.is_empty(),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Takes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Word { now, .. } => write_words(f, now),
+            Self::Form(words) => f.write_str(words),
+            Self::Whole(least, most) => write!(f, "a whole number from {least} to {most}"),
+            Self::AutoOr(least, most) => {
+                write!(f, "\"auto\" or a whole number from {least} to {most}")
+            }
+            Self::LoadFactor => write!(f, "0, or a number above 1.0 up to {MAX_LOAD_FACTOR:.1}"),
+            Self::Duration(least) => {
+                let (least, most) = (units::show(*least), MAX_DURATION.as_secs() / 86_400);
+                write!(
+                    f,
+                    "a duration such as \"2s\" or \"1h 30m\", from {least} to {most}d"
+                )
+            }
+            Self::Flag => f.write_str("true or false"),
+            Self::Text => f.write_str("a string"),
+            Self::Addresses => {
+                f.write_str("IP:PORT, [IPV6]:PORT or unix:/PATH, as a string or a list of them")
+            }
+            Self::List(words) => write!(f, "a list out of {words}"),
+            Self::Table => f.write_str("a table"),
+            Self::NotYet(_) => f.write_str("nothing yet"),
+        }
+    }
+}
+
+fn write_words(f: &mut fmt::Formatter<'_>, words: &[&str]) -> fmt::Result {
+    for (index, word) in words.iter().enumerate() {
+        let before = match index {
+            0 => "",
+            _ if index + 1 == words.len() => " or ",
+            _ => ", ",
+        };
+        write!(f, "{before}{word:?}")?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Default {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Required => f.write_str("required"),
+            Self::Is(value) => write!(f, "`{value}`"),
+            Self::Told(text) => f.write_str(text),
+        }
+    }
+}
+
+/// As the file would write it; long texts are cut.
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(&quoted(text)),
+            Self::Whole(number) => number.fmt(f),
+            Self::Huge => f.write_str("too large a number"),
+            Self::Fraction(number) => write!(f, "{number:?}"),
+            Self::Flag(flag) => flag.fmt(f),
+            Self::Texts(texts) => write!(f, "{texts:?}"),
+            Self::Array(array) if array.is_empty() => f.write_str("an empty list"),
+            Self::Array(_) => f.write_str("a list"),
+            Self::Table => f.write_str("a table"),
+            Self::Date => f.write_str("a date"),
+        }
+    }
+}
+
+/// A text in quotes, on one line whatever it holds, and cut to a length that leaves an error
+/// readable.
+pub(super) fn quoted(text: &str) -> String {
+    const SHOWN: usize = 60;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// The candidate that `written` was most likely meant to be, if any is near.
+pub(super) fn nearest<'c>(
+    written: &str,
+    candidates: impl Iterator<Item = &'c str>,
+) -> Option<&'c str> {
+    // Half the letters of a word right is a word mistyped; less is another word.
+    const NEAR: f64 = 0.6;
+    const LONGEST: usize = 64;
+    if written.len() > LONGEST {
+        return None;
+    }
+    candidates
+        .map(|word| (strsim::normalized_damerau_levenshtein(written, word), word))
+        .filter(|(likeness, _)| *likeness >= NEAR)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, word)| word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_complete() {
+        let mut supported = 0;
+        for section in SECTIONS {
+            for row in section.rows {
+                let twins = section.rows.iter().filter(|other| other.key == row.key);
+                assert_eq!(twins.count(), 1, "{} {}", section.header, row.key);
+                if !matches!(row.takes, Takes::NotYet(_)) {
+                    supported += 1;
+                    assert!(!row.help.is_empty(), "{} {}", section.header, row.key);
+                    let row_of_reference = format!("| `{}` | {} |", row.key, row.takes);
+                    assert!(
+                        matches!(row.takes, Takes::Table)
+                            || reference().contains(&row_of_reference),
+                        "{row_of_reference}"
+                    );
+                }
+            }
+        }
+        assert!(supported > 30);
+    }
+
+    #[test]
+    fn the_nearest_word_is_near() {
+        let words = || ["connect_timeout", "idle_timeout", "retries"].into_iter();
+        assert_eq!(nearest("conect_timeout", words()), Some("connect_timeout"));
+        assert_eq!(nearest("idle_timout", words()), Some("idle_timeout"));
+        assert_eq!(nearest("colour", words()), None);
+        assert_eq!(nearest("", words()), None);
+        assert_eq!(nearest(&"retries".repeat(1000), words()), None);
+    }
+}

@@ -1,0 +1,280 @@
+//! What was written: every value read and within its range, with its place. How values relate to
+//! each other is for `check` to judge.
+
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::address;
+use super::error::{Problems, Wrong};
+use super::keys::{self, Takes, quoted};
+use super::plan::{Address, Bind, Global, OnDown, Refuse, Splice};
+use super::reader::{Reader, Written, match_word, not_yet};
+use super::units::{self, MIN_DURATION};
+use crate::lb::balance::key::KeyPart;
+use crate::lb::balance::pick::Policy;
+
+/// The longest name of a listener, pool or backend, in bytes: it is repeated in every log line
+/// and metric.
+pub(super) const MAX_NAME: usize = 128;
+
+/// A file as it was written.
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) global: Global,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) pools: Vec<Pool>,
+}
+
+/// `None` in a field: missing or wrong, and reported.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) name: Option<Written<String>>,
+    pub(super) bind: Option<Vec<Written<Bind>>>,
+    pub(super) pool: Option<Written<String>>,
+    pub(super) max_connections: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) name: Written<String>,
+    pub(super) policy: Policy,
+    pub(super) hash_key: Written<Vec<Written<KeyPart>>>,
+    pub(super) load_factor: Written<f64>,
+    pub(super) fail_open: bool,
+    pub(super) connect_timeout: Duration,
+    pub(super) retries: u16,
+    pub(super) idle_timeout: Duration,
+    pub(super) half_close_timeout: Duration,
+    pub(super) max_connections: u32,
+    pub(super) on_down: OnDown,
+    pub(super) refuse: Refuse,
+    pub(super) health: Health,
+    pub(super) backends: Vec<Backend>,
+}
+
+#[derive(Debug)]
+pub(super) struct Health {
+    pub(super) probes: bool,
+    pub(super) interval: Written<Duration>,
+    pub(super) fast_interval: Written<Duration>,
+    pub(super) down_interval: Duration,
+    pub(super) timeout: Written<Duration>,
+    pub(super) rise: u32,
+    pub(super) fall: u32,
+    pub(super) port: u16,
+    pub(super) initial_up: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Backend {
+    pub(super) at: usize,
+    /// `None` = its address.
+    pub(super) name: Option<Written<String>>,
+    pub(super) address: Option<Written<Address>>,
+    pub(super) weight: u16,
+    /// `None` = the pool's.
+    pub(super) max_connections: Option<u32>,
+    pub(super) backup: bool,
+}
+
+impl Model {
+    pub(super) fn read(root: &DeTable<'_>, problems: &Problems) -> Self {
+        let root = Reader::new(&keys::ROOT, root, 0, problems);
+        Self {
+            global: global(&root.table("global", &keys::GLOBAL)),
+            listeners: root
+                .tables("listener", &keys::LISTENER)
+                .iter()
+                .map(listener)
+                .collect(),
+            pools: (root.named("pool", &keys::POOL).into_iter())
+                .map(|(name, reader)| pool(name, &reader, problems))
+                .collect(),
+        }
+    }
+}
+
+fn global(reader: &Reader<'_>) -> Global {
+    let account = |key| {
+        let read = |text: &str| {
+            if text.is_empty() {
+                Ok(None)
+            } else {
+                name(text).map(Some)
+            }
+        };
+        reader.parsed(key, read).and_then(|found| found.value)
+    };
+    Global {
+        workers: reader.auto_or("workers"),
+        max_connections: reader.auto_or("max_connections"),
+        drain_timeout: reader.duration("drain_timeout").value,
+        user: account("user"),
+        group: account("group"),
+        splice: match reader.word("splice").value {
+            "always" => Splice::Always,
+            "off" => Splice::Off,
+            _ => Splice::Auto,
+        },
+    }
+}
+
+fn listener(reader: &Reader<'_>) -> Listener {
+    reader.word("protocol"); // only "tcp" is accepted
+    Listener {
+        name: reader.parsed("name", name),
+        bind: reader.each("bind", address::bind).map(|found| found.value),
+        pool: reader.parsed("pool", |text| Ok(text.to_owned())),
+        max_connections: reader.whole("max_connections"),
+    }
+}
+
+fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) -> Pool {
+    if let Err(wrong) = name(&pool_name.value) {
+        problems.value(pool_name.at, wrong);
+    }
+    let backends = reader.tables("backend", &keys::BACKEND);
+    Pool {
+        name: pool_name,
+        policy: policy(reader.word("balance").value),
+        hash_key: reader
+            .each("hash_key", key_part)
+            .expect("the row has a default"),
+        load_factor: reader.load_factor("load_factor"),
+        fail_open: reader.flag("fail_open"),
+        connect_timeout: reader.duration("connect_timeout").value,
+        retries: reader.whole("retries"),
+        idle_timeout: reader.duration("idle_timeout").value,
+        half_close_timeout: reader.duration("half_close_timeout").value,
+        max_connections: reader.whole("max_connections"),
+        on_down: reader
+            .parsed("on_down", on_down)
+            .map_or(OnDown::Keep, |found| found.value),
+        refuse: reader
+            .parsed("refuse", refuse)
+            .map_or(Refuse::Reset, |found| found.value),
+        health: health(&reader.table("health", &keys::HEALTH)),
+        backends: backends.iter().map(backend).collect(),
+    }
+}
+
+fn health(reader: &Reader<'_>) -> Health {
+    Health {
+        probes: reader.word("type").value != "none",
+        interval: reader.duration("interval"),
+        fast_interval: reader.duration("fast_interval"),
+        down_interval: reader.duration("down_interval").value,
+        timeout: reader.duration("timeout"),
+        rise: reader.whole("rise"),
+        fall: reader.whole("fall"),
+        port: reader.whole("port"),
+        initial_up: reader.word("initial").value != "down",
+    }
+}
+
+fn backend(reader: &Reader<'_>) -> Backend {
+    Backend {
+        at: reader.at(),
+        name: reader.parsed("name", name),
+        address: reader.parsed("address", address::backend),
+        weight: reader.whole("weight"),
+        max_connections: reader.whole_if_given("max_connections"),
+        backup: reader.flag("backup"),
+    }
+}
+
+/// A name that a log line, a metric's label and a command line can hold as it is.
+fn name(text: &str) -> Result<String, Wrong> {
+    let printable = |c: char| !c.is_control() && !c.is_whitespace() && c != '"' && c != '\\';
+    if !text.is_empty() && text.len() <= MAX_NAME && text.chars().all(printable) {
+        return Ok(text.to_owned());
+    }
+    let cure = format!("use 1 to {MAX_NAME} bytes without spaces, quotes and backslashes");
+    Err(Wrong::new(format!("{} is no name", quoted(text)), cure))
+}
+
+fn policy(word: &'static str) -> Policy {
+    match word {
+        "rendezvous" => Policy::Rendezvous,
+        "round_robin" => Policy::RoundRobin,
+        "least_connections" => Policy::LeastConnections,
+        "power_of_two" => Policy::PowerOfTwo,
+        "random" => Policy::Random,
+        "first" => Policy::First,
+        _ => Policy::Hash,
+    }
+}
+
+fn key_part(text: &str) -> Result<KeyPart, Wrong> {
+    const NOW: &[&str] = &[
+        "source_ip",
+        "source_port",
+        "destination_ip",
+        "destination_port",
+    ];
+    const LATER: &[&str] = &["sni", "alpn", "http_path"];
+    const LATER_WITH_ARGUMENT: &[&str] = &["proxy_tlv", "http_header", "first_bytes"];
+    if let Some((word, argument)) = text.split_once('/') {
+        if LATER_WITH_ARGUMENT.contains(&word) {
+            return Err(not_yet(
+                text,
+                &format!("use {}, source_net/N", NOW.join(", ")),
+            ));
+        }
+        if word == "source_net" {
+            let digits = argument.bytes().all(|byte| byte.is_ascii_digit());
+            return match argument.parse() {
+                Ok(bits @ 1..=128) if digits => Ok(KeyPart::SourceNet(bits)),
+                _ => Err(Wrong::new(
+                    format!("{} has no usable length", quoted(text)),
+                    "write source_net/N with N from 1 to 128",
+                )),
+            };
+        }
+    }
+    match match_word(text, NOW, LATER) {
+        Ok("source_ip") => Ok(KeyPart::SourceIp),
+        Ok("source_port") => Ok(KeyPart::SourcePort),
+        Ok("destination_ip") => Ok(KeyPart::DestinationIp),
+        Ok(_) => Ok(KeyPart::DestinationPort),
+        Err(Some(wrong)) => Err(wrong),
+        Err(None) => Err(Wrong::new(
+            format!("{} is no part of a hash key", quoted(text)),
+            format!("use {}, source_net/N", NOW.join(", ")),
+        )),
+    }
+}
+
+fn on_down(text: &str) -> Result<OnDown, Wrong> {
+    if let Some(time) = text.strip_prefix("drain:") {
+        return units::duration(time, MIN_DURATION)
+            .map(OnDown::Drain)
+            .ok_or_else(|| {
+                let cure = format!("write drain: and {}", Takes::Duration(MIN_DURATION));
+                Wrong::new(format!("{} has no usable duration", quoted(text)), cure)
+            });
+    }
+    match match_word(text, &["keep", "reset"], &[]) {
+        Ok("reset") => Ok(OnDown::Reset),
+        Ok(_) => Ok(OnDown::Keep),
+        Err(wrong) => Err(wrong.unwrap_or_else(|| {
+            let cure = "write \"keep\", \"reset\" or \"drain:DURATION\"";
+            Wrong::new(format!("`on_down` is {}", quoted(text)), cure)
+        })),
+    }
+}
+
+fn refuse(text: &str) -> Result<Refuse, Wrong> {
+    if text.starts_with("bytes:") {
+        return Err(not_yet("bytes:", "use \"reset\" or \"close\""));
+    }
+    match match_word(text, &["reset", "close"], &[]) {
+        Ok("close") => Ok(Refuse::Close),
+        Ok(_) => Ok(Refuse::Reset),
+        Err(wrong) => Err(wrong.unwrap_or_else(|| {
+            let what = format!("`refuse` is {}", quoted(text));
+            Wrong::new(what, "write \"reset\" or \"close\"")
+        })),
+    }
+}

@@ -1,0 +1,254 @@
+//! Compares the settings of one thing in two plans. Each function takes its struct apart by name,
+//! so that a field added to the plan does not compile until it is compared here.
+
+use std::time::Duration;
+
+use super::diff::Setting;
+use super::plan::{Backend, Global, Health, Listener, OnDown, Pool, Probe, Refuse, Splice};
+use super::units::show;
+use crate::lb::balance::key::KeyPart;
+use crate::lb::balance::pick::{self, Policy};
+
+/// Collects the settings that differ.
+#[derive(Default)]
+struct Differing(Vec<Setting>);
+
+impl Differing {
+    fn compare<T: PartialEq>(
+        &mut self,
+        key: &'static str,
+        old: &T,
+        new: &T,
+        show: impl Fn(&T) -> String,
+    ) {
+        if old != new {
+            self.0.push(Setting {
+                key,
+                from: show(old),
+                to: show(new),
+            });
+        }
+    }
+
+    fn plain<T: PartialEq + ToString>(&mut self, key: &'static str, old: &T, new: &T) {
+        self.compare(key, old, new, T::to_string);
+    }
+
+    fn time(&mut self, key: &'static str, old: &Duration, new: &Duration) {
+        self.compare(key, old, new, |duration| show(*duration));
+    }
+}
+
+pub(super) fn global(old: &Global, new: &Global) -> Vec<Setting> {
+    let Global {
+        workers,
+        max_connections,
+        drain_timeout,
+        user,
+        group,
+        splice,
+    } = old;
+    let mut found = Differing::default();
+    found.compare("workers", workers, &new.workers, number_or_auto);
+    found.compare(
+        "max_connections",
+        max_connections,
+        &new.max_connections,
+        number_or_auto,
+    );
+    found.time("drain_timeout", drain_timeout, &new.drain_timeout);
+    found.compare("user", user, &new.user, text_or_empty);
+    found.compare("group", group, &new.group, text_or_empty);
+    found.compare("splice", splice, &new.splice, |splice| {
+        splice_word(*splice).to_owned()
+    });
+    found.0
+}
+
+pub(super) fn listener(old: &Listener, new: &Listener) -> Vec<Setting> {
+    let Listener {
+        name: _,
+        bind,
+        pool,
+        max_connections,
+    } = old;
+    let mut found = Differing::default();
+    found.compare("bind", bind, &new.bind, |binds| list(binds));
+    found.plain("pool", pool, &new.pool);
+    found.plain("max_connections", max_connections, &new.max_connections);
+    found.0
+}
+
+pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
+    let Pool {
+        name: _,
+        balance,
+        connect_timeout,
+        retries,
+        idle_timeout,
+        half_close_timeout,
+        on_down,
+        refuse,
+        health,
+        backends,
+    } = old;
+    let mut found = Differing::default();
+    let pick::Settings {
+        policy,
+        hash_key,
+        load_factor,
+        fail_open,
+    } = balance;
+    let pick = &new.balance;
+    found.compare("balance", policy, &pick.policy, |policy| {
+        policy_word(*policy).to_owned()
+    });
+    found.compare("hash_key", hash_key, &pick.hash_key, |parts| {
+        list(
+            &parts
+                .iter()
+                .map(|part| key_part_word(*part))
+                .collect::<Vec<_>>(),
+        )
+    });
+    found.plain("load_factor", load_factor, &pick.load_factor);
+    found.plain("fail_open", fail_open, &pick.fail_open);
+    found.time("connect_timeout", connect_timeout, &new.connect_timeout);
+    found.plain("retries", retries, &new.retries);
+    found.time("idle_timeout", idle_timeout, &new.idle_timeout);
+    found.time(
+        "half_close_timeout",
+        half_close_timeout,
+        &new.half_close_timeout,
+    );
+    found.compare("on_down", on_down, &new.on_down, on_down_word);
+    found.compare("refuse", refuse, &new.refuse, |refuse| match refuse {
+        Refuse::Reset => "reset".to_owned(),
+        Refuse::Close => "close".to_owned(),
+    });
+    health_settings(health, &new.health, &mut found);
+    order(backends, &new.backends, &mut found);
+    found.0
+}
+
+pub(super) fn backend(old: &Backend, new: &Backend) -> Vec<Setting> {
+    let Backend {
+        name: _,
+        address,
+        weight,
+        max_connections,
+        backup,
+    } = old;
+    let mut found = Differing::default();
+    found.plain("address", address, &new.address);
+    found.plain("weight", weight, &new.weight);
+    found.plain("max_connections", max_connections, &new.max_connections);
+    found.plain("backup", backup, &new.backup);
+    found.0
+}
+
+fn health_settings(old: &Health, new: &Health, found: &mut Differing) {
+    let (Health::Tcp(old), Health::Tcp(new)) = (old, new) else {
+        return found.compare("health.type", old, new, |health| match health {
+            Health::None => "none".to_owned(),
+            Health::Tcp(_) => "tcp".to_owned(),
+        });
+    };
+    let Probe {
+        interval,
+        fast_interval,
+        down_interval,
+        timeout,
+        rise,
+        fall,
+        port,
+        initial_up,
+    } = old;
+    found.time("health.interval", interval, &new.interval);
+    found.time("health.fast_interval", fast_interval, &new.fast_interval);
+    found.time("health.down_interval", down_interval, &new.down_interval);
+    found.time("health.timeout", timeout, &new.timeout);
+    found.plain("health.rise", rise, &new.rise);
+    found.plain("health.fall", fall, &new.fall);
+    found.plain("health.port", port, &new.port);
+    found.compare("health.initial", initial_up, &new.initial_up, |up| {
+        if *up {
+            "up".to_owned()
+        } else {
+            "down".to_owned()
+        }
+    });
+}
+
+/// The order of the backends that stay; `first` chooses by it.
+fn order(old: &[Backend], new: &[Backend], found: &mut Differing) {
+    let names = |backends: &[Backend], others: &[Backend]| -> Vec<String> {
+        let others: std::collections::HashSet<&str> =
+            others.iter().map(|backend| backend.name.as_str()).collect();
+        let both = backends
+            .iter()
+            .filter(|backend| others.contains(backend.name.as_str()));
+        both.map(|backend| backend.name.clone()).collect()
+    };
+    found.compare("order", &names(old, new), &names(new, old), |names| {
+        list(names)
+    });
+}
+
+fn list<T: ToString>(values: &[T]) -> String {
+    // A list of thousands says no more in a log line than its beginning.
+    const SHOWN: usize = 8;
+    let mut texts: Vec<_> = values.iter().take(SHOWN).map(T::to_string).collect();
+    if values.len() > SHOWN {
+        texts.push("…".to_owned());
+    }
+    format!("[{}]", texts.join(", "))
+}
+
+fn number_or_auto<T: ToString>(number: &Option<T>) -> String {
+    number
+        .as_ref()
+        .map_or_else(|| "auto".to_owned(), T::to_string)
+}
+
+fn text_or_empty(text: &Option<String>) -> String {
+    text.clone().unwrap_or_else(|| "\"\"".to_owned())
+}
+
+fn splice_word(splice: Splice) -> &'static str {
+    match splice {
+        Splice::Auto => "auto",
+        Splice::Always => "always",
+        Splice::Off => "off",
+    }
+}
+
+fn policy_word(policy: Policy) -> &'static str {
+    match policy {
+        Policy::Hash => "hash",
+        Policy::Rendezvous => "rendezvous",
+        Policy::RoundRobin => "round_robin",
+        Policy::LeastConnections => "least_connections",
+        Policy::PowerOfTwo => "power_of_two",
+        Policy::Random => "random",
+        Policy::First => "first",
+    }
+}
+
+fn key_part_word(part: KeyPart) -> String {
+    match part {
+        KeyPart::SourceIp => "source_ip".to_owned(),
+        KeyPart::SourcePort => "source_port".to_owned(),
+        KeyPart::DestinationIp => "destination_ip".to_owned(),
+        KeyPart::DestinationPort => "destination_port".to_owned(),
+        KeyPart::SourceNet(bits) => format!("source_net/{bits}"),
+    }
+}
+
+fn on_down_word(on_down: &OnDown) -> String {
+    match on_down {
+        OnDown::Keep => "keep".to_owned(),
+        OnDown::Reset => "reset".to_owned(),
+        OnDown::Drain(time) => format!("drain:{}", show(*time)),
+    }
+}
