@@ -344,148 +344,152 @@ mod tests {
         changes(old, new).iter().map(Change::to_string).collect()
     }
 
+    const POOL: &str = "[pool.p]\n";
+
+    /// What to replace in `BASE`, by what, and the change that makes.
+    const SETTINGS: &[(&str, &str, &str)] = &[
+        (
+            "\n",
+            "[global]\nworkers = 4\n",
+            "global: workers auto → 4 (takes a restart)",
+        ),
+        (
+            "\n",
+            "[global]\nuser = \"x\"\n",
+            "global: user \"\" → x (takes a restart)",
+        ),
+        (
+            "\n",
+            "[global]\ngroup = \"x\"\n",
+            "global: group \"\" → x (takes a restart)",
+        ),
+        (
+            "\n",
+            "[global]\nsplice = \"off\"\n",
+            "global: splice auto → off (takes a restart)",
+        ),
+        (
+            "\n",
+            "[global]\nmax_connections = 9\n",
+            "global: max_connections auto → 9",
+        ),
+        (
+            "\n",
+            "[global]\ndrain_timeout = \"90s\"\n",
+            "global: drain_timeout 5m → 1m 30s",
+        ),
+        (
+            "pool = \"p\"",
+            "pool = \"p\"\nmax_connections = 7",
+            "listener web: max_connections 0 → 7",
+        ),
+        (
+            POOL,
+            "[pool.p]\nbalance = \"first\"\n",
+            "pool p: balance hash → first",
+        ),
+        (
+            POOL,
+            "[pool.p]\nhash_key = [\"source_net/24\"]\n",
+            "pool p: hash_key [source_ip, source_port, destination_ip, destination_port] → \
+                 [source_net/24]",
+        ),
+        (
+            POOL,
+            "[pool.p]\nload_factor = 1.5\n",
+            "pool p: load_factor 0 → 1.5",
+        ),
+        (
+            POOL,
+            "[pool.p]\nfail_open = false\n",
+            "pool p: fail_open true → false",
+        ),
+        (
+            POOL,
+            "[pool.p]\nconnect_timeout = \"1s\"\n",
+            "pool p: connect_timeout 2s → 1s",
+        ),
+        (POOL, "[pool.p]\nretries = 0\n", "pool p: retries 2 → 0"),
+        (
+            POOL,
+            "[pool.p]\nidle_timeout = \"1m\"\n",
+            "pool p: idle_timeout 1h → 1m",
+        ),
+        (
+            POOL,
+            "[pool.p]\nhalf_close_timeout = \"1m\"\n",
+            "pool p: half_close_timeout 5m → 1m",
+        ),
+        (
+            POOL,
+            "[pool.p]\non_down = \"drain:1m\"\n",
+            "pool p: on_down keep → drain:1m",
+        ),
+        (
+            POOL,
+            "[pool.p]\nrefuse = \"close\"\n",
+            "pool p: refuse reset → close",
+        ),
+        (
+            POOL,
+            "[pool.p]\nhealth.type = \"none\"\n",
+            "pool p: health.type tcp → none",
+        ),
+        (
+            POOL,
+            "[pool.p]\nhealth.interval = \"3s\"\n",
+            "pool p: health.interval 2s → 3s",
+        ),
+        (
+            POOL,
+            "[pool.p]\nhealth.fast_interval = \"1s\"\n",
+            "pool p: health.fast_interval 500ms → 1s",
+        ),
+        (
+            POOL,
+            "[pool.p]\nhealth.down_interval = \"1s\"\n",
+            "pool p: health.down_interval 5s → 1s",
+        ),
+        (
+            POOL,
+            "[pool.p]\nhealth.timeout = \"2s\"\n",
+            "pool p: health.timeout 1s → 2s",
+        ),
+        (
+            POOL,
+            "[pool.p]\nhealth.rise = 1\n",
+            "pool p: health.rise 2 → 1",
+        ),
+        (
+            POOL,
+            "[pool.p]\nhealth.fall = 1\n",
+            "pool p: health.fall 3 → 1",
+        ),
+        (
+            POOL,
+            "[pool.p]\nhealth.port = 9\n",
+            "pool p: health.port 0 → 9",
+        ),
+        (
+            POOL,
+            "[pool.p]\nhealth.initial = \"down\"\n",
+            "pool p: health.initial up → down",
+        ),
+        (
+            "\"10.0.0.1:1\"",
+            "\"10.0.0.1:1\"\nweight = 50\nbackup = true",
+            "backend p/a: weight 100 → 50, backup false → true",
+        ),
+        (
+            "\"10.0.0.1:1\"",
+            "\"10.0.0.1:9\"\nmax_connections = 5",
+            "backend p/a: address 10.0.0.1:1 → 10.0.0.1:9, max_connections 0 → 5",
+        ),
+    ];
+
     #[test]
     fn each_setting_that_changes_is_one_line() {
-        let pool = "[pool.p]\n";
-        for (from, to, line) in [
-            (
-                "\n",
-                "[global]\nworkers = 4\n",
-                "global: workers auto → 4 (takes a restart)",
-            ),
-            (
-                "\n",
-                "[global]\nuser = \"x\"\n",
-                "global: user \"\" → x (takes a restart)",
-            ),
-            (
-                "\n",
-                "[global]\ngroup = \"x\"\n",
-                "global: group \"\" → x (takes a restart)",
-            ),
-            (
-                "\n",
-                "[global]\nsplice = \"off\"\n",
-                "global: splice auto → off (takes a restart)",
-            ),
-            (
-                "\n",
-                "[global]\nmax_connections = 9\n",
-                "global: max_connections auto → 9",
-            ),
-            (
-                "\n",
-                "[global]\ndrain_timeout = \"90s\"\n",
-                "global: drain_timeout 5m → 1m 30s",
-            ),
-            (
-                "pool = \"p\"",
-                "pool = \"p\"\nmax_connections = 7",
-                "listener web: max_connections 0 → 7",
-            ),
-            (
-                pool,
-                "[pool.p]\nbalance = \"first\"\n",
-                "pool p: balance hash → first",
-            ),
-            (
-                pool,
-                "[pool.p]\nhash_key = [\"source_net/24\"]\n",
-                "pool p: hash_key [source_ip, source_port, destination_ip, destination_port] → \
-                 [source_net/24]",
-            ),
-            (
-                pool,
-                "[pool.p]\nload_factor = 1.5\n",
-                "pool p: load_factor 0 → 1.5",
-            ),
-            (
-                pool,
-                "[pool.p]\nfail_open = false\n",
-                "pool p: fail_open true → false",
-            ),
-            (
-                pool,
-                "[pool.p]\nconnect_timeout = \"1s\"\n",
-                "pool p: connect_timeout 2s → 1s",
-            ),
-            (pool, "[pool.p]\nretries = 0\n", "pool p: retries 2 → 0"),
-            (
-                pool,
-                "[pool.p]\nidle_timeout = \"1m\"\n",
-                "pool p: idle_timeout 1h → 1m",
-            ),
-            (
-                pool,
-                "[pool.p]\nhalf_close_timeout = \"1m\"\n",
-                "pool p: half_close_timeout 5m → 1m",
-            ),
-            (
-                pool,
-                "[pool.p]\non_down = \"drain:1m\"\n",
-                "pool p: on_down keep → drain:1m",
-            ),
-            (
-                pool,
-                "[pool.p]\nrefuse = \"close\"\n",
-                "pool p: refuse reset → close",
-            ),
-            (
-                pool,
-                "[pool.p]\nhealth.type = \"none\"\n",
-                "pool p: health.type tcp → none",
-            ),
-            (
-                pool,
-                "[pool.p]\nhealth.interval = \"3s\"\n",
-                "pool p: health.interval 2s → 3s",
-            ),
-            (
-                pool,
-                "[pool.p]\nhealth.fast_interval = \"1s\"\n",
-                "pool p: health.fast_interval 500ms → 1s",
-            ),
-            (
-                pool,
-                "[pool.p]\nhealth.down_interval = \"1s\"\n",
-                "pool p: health.down_interval 5s → 1s",
-            ),
-            (
-                pool,
-                "[pool.p]\nhealth.timeout = \"2s\"\n",
-                "pool p: health.timeout 1s → 2s",
-            ),
-            (
-                pool,
-                "[pool.p]\nhealth.rise = 1\n",
-                "pool p: health.rise 2 → 1",
-            ),
-            (
-                pool,
-                "[pool.p]\nhealth.fall = 1\n",
-                "pool p: health.fall 3 → 1",
-            ),
-            (
-                pool,
-                "[pool.p]\nhealth.port = 9\n",
-                "pool p: health.port 0 → 9",
-            ),
-            (
-                pool,
-                "[pool.p]\nhealth.initial = \"down\"\n",
-                "pool p: health.initial up → down",
-            ),
-            (
-                "\"10.0.0.1:1\"",
-                "\"10.0.0.1:1\"\nweight = 50\nbackup = true",
-                "backend p/a: weight 100 → 50, backup false → true",
-            ),
-            (
-                "\"10.0.0.1:1\"",
-                "\"10.0.0.1:9\"\nmax_connections = 5",
-                "backend p/a: address 10.0.0.1:1 → 10.0.0.1:9, max_connections 0 → 5",
-            ),
-        ] {
+        for &(from, to, line) in SETTINGS {
             let new = BASE.replacen(from, to, 1);
             assert_eq!(lines(BASE, &new), [line], "{to}");
             assert_eq!(changes(&new, BASE).len(), 1, "and back: {to}");

@@ -291,7 +291,8 @@ pub(super) const BACKEND: Section = Section {
     header: "[[pool.NAME.backend]]",
     rows: &[
         row("name", Takes::Text, Default::Told("its address"), "Unique within the pool"),
-        row("address", Takes::Form("IP:PORT, [IPV6]:PORT, HOST:PORT or unix:/PATH"), Default::Required,
+        row("address", Takes::Form("IP:PORT, [IPV6]:PORT, HOST:PORT or unix:/PATH"),
+            Default::Required,
             "Where it is; a host name is resolved when the file is loaded"),
         row("weight", Takes::Whole(0, 65_535), whole(100),
             "Its share relative to the others; 0 = no new sessions"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::diff::diff;
 use super::plan::*;
 use super::{MAX_TEXT, load};
 use crate::lb::balance::key::KeyPart;
@@ -158,6 +159,13 @@ fn a_short_interval_shortens_the_defaults_that_may_not_exceed_it() {
     assert_eq!(probe.down_interval, Duration::from_secs(5));
 }
 
+/// `plan` with its listeners by name: their order in the file means nothing.
+fn in_order(plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
+    plan.listeners.sort_by(|a, b| a.name.cmp(&b.name));
+    plan
+}
+
 /// Loads twice; the outcome must be the same and errors must lie in the text.
 fn check(text: &str) {
     let outcome = load(text, "f");
@@ -256,12 +264,28 @@ fn odd_texts_give_clean_errors() {
 #[test]
 fn mutated_configurations_never_panic_and_have_one_meaning() {
     const ROUNDS: u64 = 10_000;
+    let originals: Vec<_> = CORPUS
+        .iter()
+        .filter_map(|text| load(text, "f").ok())
+        .collect();
+    assert_eq!(originals.len(), 5);
     let mut accepted = 0;
     for seed in 0..ROUNDS {
         let text = mutate(&mut Rng::new(seed));
         let outcome = std::panic::catch_unwind(|| check(&text));
         assert!(outcome.is_ok(), "seed {seed}: {text:?}");
-        accepted += u64::from(load(&text, "f").is_ok());
+        let Ok(mutant) = load(&text, "f") else {
+            continue;
+        };
+        accepted += 1;
+        for plan in originals.iter().chain([&mutant]) {
+            let same = in_order(plan) == in_order(&mutant);
+            assert_eq!(
+                diff(plan, &mutant).is_empty(),
+                same,
+                "seed {seed}: {text:?}"
+            );
+        }
     }
     assert!(
         accepted > ROUNDS / 100,
@@ -359,13 +383,15 @@ fn thousands_of_listeners_and_backends_load_at_once() {
         let (high, low) = (index / 250, index % 250);
         writeln!(
             text,
-            "[[listener]]\nname = \"l{index}\"\nbind = \"127.0.{high}.{low}:80\"\npool = \"p{index}\""
+            "[[listener]]\nname = \"l{index}\"\npool = \"p{index}\"\n\
+             bind = \"127.0.{high}.{low}:80\""
         )
         .unwrap();
         for backend in 0..10 {
             writeln!(
                 text,
-                "[[pool.p{index}.backend]]\nname = \"b{backend}\"\naddress = \"10.{high}.{low}.{backend}:80\""
+                "[[pool.p{index}.backend]]\nname = \"b{backend}\"\n\
+                 address = \"10.{high}.{low}.{backend}:80\""
             )
             .unwrap();
         }

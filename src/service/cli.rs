@@ -1,7 +1,7 @@
 //! The command line: its definition, and the quick-start flags as a configuration.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -133,7 +133,7 @@ pub struct Flags {
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
     /// A file.
-    File(&'a PathBuf),
+    File(&'a Path),
     /// The flags.
     Flags(&'a Flags),
 }
@@ -161,7 +161,7 @@ impl Run {
     /// The file if one is named, else the flags; both together clap refuses.
     pub fn source(&self) -> Source<'_> {
         self.config
-            .as_ref()
+            .as_deref()
             .map_or(Source::Flags(&self.flags), Source::File)
     }
 }
@@ -274,7 +274,11 @@ impl Rendered {
             let colon = if flag.is_empty() { "" } else { ": " };
             format!("{flag}{colon}{}; {}", error.what, error.cure)
         });
-        lines.collect::<Vec<_>>().join("\n")
+        let mut lines: Vec<_> = lines.collect();
+        if errors.omitted > 0 {
+            lines.push(format!("and {} more errors", errors.omitted));
+        }
+        lines.join("\n")
     }
 }
 
