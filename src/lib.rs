@@ -17,7 +17,7 @@
 //! in [`sys`] or a read or write through the worker's scratch buffer → the session's counters.
 //!
 //! # The life of a setting
-//! file → `control::loader` → [`config::model`] → [`config::plan`] (all errors at once) →
+//! file → `control::loader` → `config::model` → [`config::plan`] (all errors at once) →
 //! [`config::diff`] → `control::reload` (binds new sockets first; all or nothing) →
 //! [`data::mailbox::Command::Install`] → each worker, which acknowledges it.
 
