@@ -1,5 +1,5 @@
 //! argv → `service::run` → exit code, nothing else.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::from(1)
+    evenkeel::service::run().into()
 }

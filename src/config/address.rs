@@ -20,7 +20,7 @@ pub(super) fn bind(text: &str) -> Result<Bind, Wrong> {
     if let Some(path) = text.strip_prefix("unix:") {
         return Ok(Bind::Unix(unix_path(text, path)?));
     }
-    let (host, port) = host_and_port(text, FORMS)?;
+    let (host, port) = host_and_port(text, FORMS, 0)?;
     match ip(host, port) {
         Some(address) => Ok(Bind::Tcp(address)),
         None => Err(Wrong::new(
@@ -37,7 +37,7 @@ pub(super) fn backend(text: &str) -> Result<Address, Wrong> {
     if let Some(path) = text.strip_prefix("unix:") {
         return Ok(Address::Unix(unix_path(text, path)?));
     }
-    let (host, port) = host_and_port(text, FORMS)?;
+    let (host, port) = host_and_port(text, FORMS, 1)?;
     if let Some(address) = ip(host, port) {
         if address.ip().is_unspecified() {
             return Err(Wrong::new(
@@ -74,8 +74,8 @@ fn unix_path(text: &str, path: &str) -> Result<PathBuf, Wrong> {
     }
 }
 
-/// Splits `host:port`; an IPv6 host keeps its brackets.
-fn host_and_port<'a>(text: &'a str, forms: &str) -> Result<(&'a str, u16), Wrong> {
+/// Splits `host:port`; an IPv6 host keeps its brackets. A listener may have port 0, any free one.
+fn host_and_port<'a>(text: &'a str, forms: &str, least: u16) -> Result<(&'a str, u16), Wrong> {
     let wrong = |what: &str, cure: &str| Err(Wrong::new(format!("{text:?} {what}"), cure));
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && !port.ends_with(']') => (host, port),
@@ -92,8 +92,11 @@ fn host_and_port<'a>(text: &'a str, forms: &str) -> Result<(&'a str, u16), Wrong
         return wrong("is a range of ports", "write one address for each port");
     }
     match port.parse() {
-        Ok(port) if digits && port > 0 => Ok((host, port)),
-        _ => wrong("has no usable port", "end it with a port from 1 to 65535"),
+        Ok(port) if digits && port >= least => Ok((host, port)),
+        _ => wrong(
+            "has no usable port",
+            &format!("end it with a port from {least} to 65535"),
+        ),
     }
 }
 

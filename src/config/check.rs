@@ -141,7 +141,9 @@ fn check_binds(listeners: &[model::Listener], problems: &Problems) {
             .filter_map(|listener| listener.bind.as_ref())
             .flatten()
     };
-    check_unique(binds(), problems, |bind| format!("{bind} is bound already"));
+    let is_any_port = |bind: &Bind| matches!(bind, Bind::Tcp(address) if address.port() == 0);
+    let fixed = binds().filter(|bind| !is_any_port(&bind.value));
+    check_unique(fixed, problems, |bind| format!("{bind} is bound already"));
     let mut wildcards = HashMap::<u16, (bool, bool)>::new();
     for bind in binds() {
         if let Bind::Tcp(address) = bind.value
@@ -155,7 +157,7 @@ fn check_binds(listeners: &[model::Listener], problems: &Problems) {
         let Bind::Tcp(address) = bind.value else {
             continue;
         };
-        if address.ip().is_unspecified() {
+        if address.ip().is_unspecified() || address.port() == 0 {
             continue; // the two wildcards share a port: IPv6 then takes IPv6 only
         }
         let (v4, v6) = wildcards.get(&address.port()).copied().unwrap_or_default();

@@ -1,1 +1,8 @@
 //! Floor 3: slow work on a current-thread tokio runtime. It may wait and allocate.
+
+pub mod handle;
+pub mod loader;
+mod prober;
+mod reload;
+mod sockets;
+pub mod supervisor;

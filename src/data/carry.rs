@@ -52,10 +52,13 @@ impl Direction<'_> {
             }
             let after = self.relay.received(self.from) + self.relay.sent(self.from);
             carried.moved |= after != before;
-            let cost = usize::try_from(after - before)
-                .unwrap_or(usize::MAX)
-                .max(STEP_COST);
-            budget = budget.saturating_sub(cost);
+            let moved = usize::try_from(after - before).unwrap_or(usize::MAX);
+            let weight = if matches!(step, Step::Copy(_)) {
+                COPY_WEIGHT
+            } else {
+                1
+            };
+            budget = budget.saturating_sub(moved.saturating_mul(weight).max(STEP_COST));
         }
     }
 

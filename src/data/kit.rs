@@ -29,12 +29,12 @@ pub(super) struct Kit {
 }
 
 impl Kit {
-    pub(super) fn new(seed: u64, reports: Reports, carriage: Carriage) -> Self {
+    pub(super) fn new(seed: u64, pipes: u32, reports: Reports, carriage: Carriage) -> Self {
         Self {
             now: Tick::ZERO,
             rng: Rng::new(seed),
             wheel: Wheel::new(Tick::ZERO),
-            pipes: Pipes::default(),
+            pipes: Pipes::new(pipes),
             scratch: vec![0; COPY_BYTES_MAX as usize].into_boxed_slice(),
             reports,
             carriage,

@@ -21,19 +21,29 @@ pub(super) enum Parked {
 }
 
 /// The empty pipes of a worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pipes {
     empty: Vec<Pipe>,
     made: u32,
+    limit: u32,
 }
 
 impl Pipes {
+    /// None yet, and never more than `limit`.
+    pub(super) const fn new(limit: u32) -> Self {
+        Self {
+            empty: Vec::new(),
+            made: 0,
+            limit,
+        }
+    }
+
     /// An empty pipe, if the worker may have one more and the process can have one.
     pub(super) fn take(&mut self) -> io::Result<Option<Pipe>> {
         if let Some(pipe) = self.empty.pop() {
             return Ok(Some(pipe));
         }
-        if self.made >= PIPES_PER_WORKER {
+        if self.made >= self.limit {
             return Ok(None);
         }
         let pipe = Pipe::new()?;
@@ -66,7 +76,7 @@ mod tests {
 
     #[test]
     fn pipes_are_bounded_and_used_again() {
-        let mut pipes = Pipes::default();
+        let mut pipes = Pipes::new(PIPES_PER_WORKER);
         let mut held: Vec<_> = (0..PIPES_PER_WORKER)
             .map(|_| pipes.take().unwrap().expect("within the bound"))
             .collect();

@@ -37,6 +37,8 @@ pub struct Settings {
     pub reports: Reports,
     /// When sessions move bytes by splice.
     pub splice: Splice,
+    /// Pipes it may use at most.
+    pub pipes: u32,
     /// Seeds its random choices.
     pub seed: u64,
 }
@@ -150,7 +152,7 @@ impl Worker {
             commands,
             poll,
             epoch: Instant::now(),
-            kit: Kit::new(settings.seed, settings.reports, carriage),
+            kit: Kit::new(settings.seed, settings.pipes, settings.reports, carriage),
             sessions: SlotMap::with_key(),
             listeners: Vec::new(),
             accepting: Vec::new(),

@@ -1,2 +1,11 @@
 //! Floor 4: the process: command line, logging, signals, systemd, exit codes.
+
 pub mod cli;
+mod demo;
+pub mod exit;
+mod logging;
+mod run;
+mod signals;
+mod systemd;
+
+pub use run::run;

@@ -1,4 +1,8 @@
 //! Floor 1: the kernel, thinly. The only folder where `unsafe` may be lifted.
 
+pub mod inherited;
+pub mod interface;
+pub mod limits;
+pub mod privilege;
 pub mod socket;
 pub mod splice;

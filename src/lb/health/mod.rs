@@ -1,1 +1,4 @@
 //! Is it well? Verdicts from observations; the probes themselves live in `control::prober`.
+
+pub mod counter;
+pub mod schedule;

@@ -1,0 +1,241 @@
+//! Active health checks: one task per backend, at most so many probes under way at once.
+//!
+//! A probe that fails for a reason of our own (no descriptor, no port) says nothing about the
+//! backend and is not counted.
+
+mod tcp;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::{JoinHandle, LocalSet};
+
+use crate::config::plan::{Health, OnDown, Probe};
+use crate::data::mailbox::{Command, Mailbox, Pool};
+use crate::lb::backend::BackendState;
+use crate::lb::health::counter::{Counter, Transition};
+use crate::lb::health::schedule::{Intervals, first_delay, next_delay};
+use crate::lb::rng::Rng;
+use crate::sys::socket::Target;
+
+/// The probers of all backends.
+#[derive(Debug)]
+pub(super) struct Probers {
+    running: HashMap<Identity, Running>,
+    slots: Arc<Semaphore>,
+    workers: Arc<Vec<Mailbox>>,
+    rng: Rng,
+}
+
+type Identity = (String, String);
+
+/// What a prober was started for; another one starts when it changes.
+#[derive(Clone, Debug, PartialEq)]
+struct Subject {
+    target: Target,
+    probe: Probe,
+    on_down: OnDown,
+}
+
+#[derive(Debug)]
+struct Running {
+    subject: Subject,
+    early: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Probers {
+    /// None yet; at most `slots` probes will be under way at once.
+    pub(super) fn new(slots: u32, workers: Arc<Vec<Mailbox>>, seed: u64) -> Self {
+        let slots = Arc::new(Semaphore::new(slots as usize));
+        Self {
+            running: HashMap::new(),
+            slots,
+            workers,
+            rng: Rng::new(seed),
+        }
+    }
+
+    /// Probes the backends of `pools` from now on, and no others. A prober whose backend and
+    /// settings did not change goes on undisturbed.
+    pub(super) fn follow(&mut self, pools: &[Arc<Pool>], tasks: &LocalSet) {
+        let mut next = HashMap::new();
+        let count = pools.iter().map(|pool| pool.targets.len()).sum();
+        let mut index = 0;
+        for pool in pools {
+            let Health::Tcp(probe) = pool.plan.health else {
+                continue;
+            };
+            for (member, target) in pool.balancer.members().iter().zip(&pool.targets) {
+                let state = &member.state;
+                let identity = (state.pool().to_owned(), state.name().to_owned());
+                let target = tcp::probed(target, probe.port);
+                let subject = Subject {
+                    target,
+                    probe,
+                    on_down: pool.plan.on_down,
+                };
+                let running = match self.running.remove(&identity) {
+                    Some(running) if running.subject == subject => running,
+                    _ => {
+                        let delay = first_delay(probe.interval, index, count, &mut self.rng);
+                        self.start(subject, Arc::clone(state), delay, tasks)
+                    }
+                };
+                next.insert(identity, running);
+                index += 1;
+            }
+        }
+        self.running = next;
+    }
+
+    /// Probes a backend now, because real traffic could not connect to it.
+    pub(super) fn look_early(&self, backend: &BackendState) {
+        let identity = (backend.pool().to_owned(), backend.name().to_owned());
+        match self.running.get(&identity) {
+            Some(running) => running.early.notify_one(),
+            None => backend.clear_suspicion(),
+        }
+    }
+
+    fn start(
+        &mut self,
+        subject: Subject,
+        state: Arc<BackendState>,
+        delay: Duration,
+        tasks: &LocalSet,
+    ) -> Running {
+        let early = Arc::new(Notify::new());
+        let prober = Prober {
+            counter: Counter::new(subject.probe.rise, subject.probe.fall, state.is_up()),
+            subject: subject.clone(),
+            state,
+            early: Arc::clone(&early),
+            slots: Arc::clone(&self.slots),
+            workers: Arc::clone(&self.workers),
+            rng: Rng::new(self.rng.next_u64()),
+            cut: None,
+        };
+        Running {
+            subject,
+            early,
+            task: tasks.spawn_local(prober.run(delay)),
+        }
+    }
+}
+
+/// What a probe found.
+enum Outcome {
+    Passed,
+    Failed(io::Error),
+    /// It could not be made, through no fault of the backend.
+    Inconclusive(io::Error),
+}
+
+struct Prober {
+    subject: Subject,
+    state: Arc<BackendState>,
+    counter: Counter,
+    early: Arc<Notify>,
+    slots: Arc<Semaphore>,
+    workers: Arc<Vec<Mailbox>>,
+    rng: Rng,
+    /// Ends the backend's sessions when its time to come back is over.
+    cut: Option<JoinHandle<()>>,
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.keep_sessions();
+    }
+}
+
+impl Prober {
+    async fn run(mut self, first: Duration) {
+        let Probe {
+            interval,
+            fast_interval,
+            down_interval,
+            timeout,
+            ..
+        } = self.subject.probe;
+        let intervals = Intervals {
+            settled: interval,
+            changing: fast_interval,
+            down: down_interval,
+        };
+        let mut delay = first;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.early.notified() => {}
+            }
+            let slots = Arc::clone(&self.slots);
+            let slot = slots.acquire().await;
+            let outcome = tcp::probe(&self.subject.target, timeout).await;
+            drop(slot);
+            self.state.clear_suspicion();
+            self.take_in(outcome);
+            delay = next_delay(&intervals, &self.counter, &mut self.rng);
+        }
+    }
+
+    fn take_in(&mut self, outcome: Outcome) {
+        let name = format!("{}/{}", self.state.pool(), self.state.name());
+        let (transition, error) = match outcome {
+            Outcome::Passed => (self.counter.observe(true), None),
+            Outcome::Failed(error) => (self.counter.observe(false), Some(error)),
+            Outcome::Inconclusive(error) => {
+                log::debug!("backend \"{name}\": cannot be probed: {error}");
+                return;
+            }
+        };
+        match transition {
+            Some(Transition::Up) => {
+                self.state.set_up(true);
+                self.keep_sessions();
+                log::info!("backend \"{name}\" is up");
+            }
+            Some(Transition::Down) => {
+                self.state.set_up(false);
+                let error = error.map_or_else(String::new, |error| error.to_string());
+                let fall = self.subject.probe.fall;
+                log::warn!("backend \"{name}\" is down: {error} ({fall} probes in a row failed)");
+                self.end_sessions();
+            }
+            None => {}
+        }
+    }
+
+    fn end_sessions(&mut self) {
+        let after = match self.subject.on_down {
+            OnDown::Keep => return,
+            OnDown::Reset => Duration::ZERO,
+            OnDown::Drain(after) => after,
+        };
+        let (state, workers) = (Arc::clone(&self.state), Arc::clone(&self.workers));
+        self.cut = Some(tokio::task::spawn_local(async move {
+            tokio::time::sleep(after).await;
+            for worker in workers.iter() {
+                if worker.post(Command::Cut(Arc::clone(&state))).is_err() {
+                    log::error!("a worker has ended");
+                }
+            }
+        }));
+    }
+
+    fn keep_sessions(&mut self) {
+        if let Some(cut) = self.cut.take() {
+            cut.abort();
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The plainest probe: a connect that must succeed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use super::Outcome;
+use crate::sys::socket::Target;
+
+/// What to probe for a backend at `target`: itself, or another port of it.
+pub(super) fn probed(target: &Target, port: u16) -> Target {
+    match target {
+        Target::Tcp(address) if port != 0 => {
+            let mut address: SocketAddr = *address;
+            address.set_port(port);
+            Target::Tcp(address)
+        }
+        Target::Tcp(_) | Target::Unix(_) => target.clone(),
+    }
+}
+
+/// Connects and closes.
+pub(super) async fn probe(target: &Target, within: Duration) -> Outcome {
+    let connected = match target {
+        Target::Tcp(address) => timeout(within, TcpStream::connect(address)).await.map(void),
+        Target::Unix(path) => timeout(within, UnixStream::connect(path)).await.map(void),
+    };
+    match connected {
+        Ok(Ok(())) => Outcome::Passed,
+        Ok(Err(error)) if is_local(&error) => Outcome::Inconclusive(error),
+        Ok(Err(error)) => Outcome::Failed(error),
+        Err(_) => Outcome::Failed(io::Error::other(format!("no answer within {within:?}"))),
+    }
+}
+
+fn void<T>(connected: io::Result<T>) -> io::Result<()> {
+    connected.map(drop)
+}
+
+/// Whether the failure lies with this host: it has run out of something, or forbids the connect.
+fn is_local(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                | libc::EADDRNOTAVAIL
+                | libc::EPERM
+                | libc::EACCES
+        )
+    )
+}

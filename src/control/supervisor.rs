@@ -1,0 +1,422 @@
+//! The control plane's life: start the workers, put plans in force, answer requests, drain, stop.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::LocalSet;
+
+use super::handle::{Event, Request, Requests};
+use super::loader::{Loaded, Source, load};
+use super::prober::Probers;
+use super::reload::Registry;
+use super::sockets::Sockets;
+use crate::config::diff::{Change, diff, summary};
+use crate::config::plan::{Global, Plan};
+use crate::data::PIPES_PER_WORKER;
+use crate::data::mailbox::{Command, Mailbox, Report, Reports, Shared, WorkerState};
+use crate::data::worker::{self, Handle};
+use crate::lb::admission::budget::{Budget, Means, budget};
+use crate::sys::socket::Listening;
+
+/// Told of what happens; must not block.
+pub type Observer = Arc<dyn Fn(Event<'_>) + Send + Sync>;
+
+/// Called once when all sockets are bound and before anything is served: drops privileges.
+pub type OnBound = Box<dyn FnOnce(&Global) -> Result<(), String> + Send>;
+
+/// What the control plane is started with.
+pub struct Settings {
+    /// Where the configuration comes from.
+    pub source: Source,
+    /// The first plan, loaded from there already.
+    pub plan: Plan,
+    /// Listening sockets bound by the service manager.
+    pub inherited: Vec<Listening>,
+    /// RLIMIT_NOFILE.
+    pub descriptors: u64,
+    /// Called when all sockets are bound.
+    pub on_bound: OnBound,
+    /// Told of what happens.
+    pub observer: Observer,
+    /// How often to say that all workers turn, if anybody wants to know.
+    pub alive_every: Option<Duration>,
+    /// Seeds all random choices.
+    pub seed: u64,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why the process cannot go on. Displayed on one line.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure(pub String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Runs the control plane until it is asked to stop. The calling thread becomes its runtime.
+pub fn run(settings: Settings, requests: Requests) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure(format!("cannot start the control plane: {error}")))?;
+    let tasks = LocalSet::new();
+    tasks.block_on(&runtime, async {
+        let mut supervisor = Supervisor::start(settings, &tasks).await?;
+        supervisor.serve(requests, &tasks).await;
+        Ok(())
+    })
+}
+
+struct Supervisor {
+    source: Source,
+    plan: Plan,
+    generation: u64,
+    registry: Registry,
+    sockets: Sockets,
+    probers: Probers,
+    budget: Budget,
+    shared: Arc<Shared>,
+    workers: Vec<Handle>,
+    reports: UnboundedReceiver<Report>,
+    observer: Observer,
+    alive_every: Option<Duration>,
+    turns_seen: Vec<u64>,
+}
+
+impl Supervisor {
+    async fn start(settings: Settings, tasks: &LocalSet) -> Result<Self, Failure> {
+        let fail = |what: &str, error: io::Error| Failure(format!("{what}: {error}"));
+        let loaded = resolve(settings.plan).await?;
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let count = loaded.plan.global.workers.unwrap_or_else(cores);
+        let mut sockets = Sockets::new(count, settings.inherited)
+            .map_err(|error| fail("inherited sockets", error))?;
+        if let Some(bind) = sockets.unused(&loaded.plan).next() {
+            return Err(Failure(format!(
+                "inherited socket {bind}: no listener binds it"
+            )));
+        }
+        let budget = spend(settings.descriptors, count, &loaded.plan)?;
+        let opened = sockets
+            .open(&loaded.plan)
+            .map_err(|error| Failure(error.to_string()))?;
+        if let Err(error) = (settings.on_bound)(&loaded.plan.global) {
+            opened.abandon();
+            return Err(Failure(error));
+        }
+        let shared = Arc::new(Shared {
+            open: AtomicU32::new(0),
+            max_connections: AtomicU32::new(max_connections(&loaded.plan, &budget)?),
+            workers: (0..count).map(|_| WorkerState::default()).collect(),
+        });
+        let (sender, reports) = unbounded_channel();
+        let to_us: Reports = Arc::new(move |report| drop(sender.send(report)));
+        let splice = loaded.plan.global.splice;
+        let workers = (0..count)
+            .map(|index| {
+                worker::prepare(worker::Settings {
+                    index,
+                    shared: Arc::clone(&shared),
+                    reports: Arc::clone(&to_us),
+                    splice,
+                    pipes: budget.pipes_per_worker,
+                    seed: settings.seed.wrapping_add(index as u64),
+                })
+            })
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|error| fail("cannot prepare a worker", error))?;
+        let mailboxes: Vec<Mailbox> = workers.iter().map(|w| w.mailbox.clone()).collect();
+        let workers = workers
+            .into_iter()
+            .map(|worker| worker.spawn(mailboxes.clone()))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|error| fail("cannot start a worker", error))?;
+        log::info!(
+            "{count} workers; {budget}; at most {} sessions",
+            shared.max_connections.load(Relaxed)
+        );
+        let mut supervisor = Self {
+            source: settings.source,
+            plan: loaded.plan.clone(),
+            generation: 0,
+            registry: Registry::default(),
+            sockets,
+            probers: Probers::new(budget.probes, Arc::new(mailboxes), settings.seed),
+            budget,
+            shared,
+            workers,
+            reports,
+            observer: settings.observer,
+            alive_every: settings.alive_every,
+            turns_seen: vec![0; count],
+        };
+        supervisor.install(loaded, opened, tasks).await?;
+        (supervisor.observer)(Event::Ready);
+        Ok(supervisor)
+    }
+
+    /// Answers requests until the workers have stopped.
+    async fn serve(&mut self, mut requests: Requests, tasks: &LocalSet) {
+        let mut alive = tokio::time::interval(self.alive_every.unwrap_or(NEVER));
+        let mut drain: Option<Drain> = None;
+        loop {
+            let until = drain.as_ref().map_or_else(far, |drain| drain.until);
+            tokio::select! {
+                request = requests.next() => match (request, &drain) {
+                    (Request::Reload, None) => self.reload(tasks).await,
+                    (Request::Reload, Some(_)) => log::warn!("reload refused: the process stops"),
+                    (Request::Drain, None) => drain = Some(self.drain()),
+                    (Request::Drain, Some(_)) | (Request::Stop, _) => break,
+                },
+                Some(report) = self.reports.recv() => match (report, &mut drain) {
+                    (Report::ConnectFailed(backend), _) => self.probers.look_early(&backend),
+                    (Report::Drained { .. }, Some(drain)) => {
+                        drain.workers_left -= 1;
+                        if drain.workers_left == 0 {
+                            break;
+                        }
+                    }
+                    (Report::Drained { .. } | Report::Installed { .. }, _) => {}
+                },
+                () = tokio::time::sleep_until(until.into()) => break,
+                _ = alive.tick(), if self.alive_every.is_some() => self.say_alive(),
+            }
+        }
+        self.stop(drain.is_none());
+    }
+
+    /// Loads the configuration again and puts it in force; on any error nothing has changed.
+    async fn reload(&mut self, tasks: &LocalSet) {
+        (self.observer)(Event::Reloading);
+        let start = Instant::now();
+        let outcome = match self.try_reload(tasks).await {
+            Ok(changed) => {
+                let line = format!(
+                    "reload: generation {} in force: {changed} ({} ms)",
+                    self.generation,
+                    start.elapsed().as_millis()
+                );
+                log::info!("{line}");
+                line
+            }
+            Err(error) => {
+                let line = format!(
+                    "reload failed, generation {} stays in force",
+                    self.generation
+                );
+                log::error!("{line}: {error}");
+                format!("{line}: {error}")
+            }
+        };
+        (self.observer)(Event::Reloaded(&outcome));
+    }
+
+    async fn try_reload(&mut self, tasks: &LocalSet) -> Result<String, Failure> {
+        let loaded = load(&self.source)
+            .await
+            .map_err(|error| Failure(error.to_string()))?;
+        let changes = diff(&self.plan, &loaded.plan);
+        if let Some(change) = changes.iter().find(|change| change.needs_restart()) {
+            return Err(Failure(change.to_string()));
+        }
+        let max = max_connections(&loaded.plan, &self.budget)?;
+        let opened = self
+            .sockets
+            .open(&loaded.plan)
+            .map_err(|error| Failure(error.to_string()))?;
+        self.install(loaded, opened, tasks).await?;
+        self.shared.max_connections.store(max, Relaxed);
+        for change in &changes {
+            log::debug!("reload: {change}");
+        }
+        Ok(describe(&changes))
+    }
+
+    /// Puts a plan in force whose sockets are bound: from here on nothing can fail.
+    async fn install(
+        &mut self,
+        loaded: Loaded,
+        opened: super::sockets::Opened,
+        tasks: &LocalSet,
+    ) -> Result<(), Failure> {
+        let (registry, loaded, pools) = build(std::mem::take(&mut self.registry), loaded).await?;
+        self.registry = registry;
+        self.generation += 1;
+        let active = self
+            .registry
+            .active(self.generation, &loaded.plan, &pools, &opened.ids);
+        let active = Arc::new(active);
+        let news = opened.news.clone();
+        let sockets = self.sockets.commit(opened);
+        for (worker, add) in self.workers.iter().zip(sockets) {
+            let active = Arc::clone(&active);
+            worker
+                .mailbox
+                .post(Command::Install { active, add })
+                .map_err(|error| Failure(format!("a worker has ended: {error}")))?;
+        }
+        let mut left = self.workers.len();
+        while left > 0 {
+            match self.reports.recv().await {
+                Some(Report::Installed { generation, .. }) if generation == self.generation => {
+                    left -= 1;
+                }
+                Some(Report::ConnectFailed(backend)) => self.probers.look_early(&backend),
+                Some(Report::Installed { .. } | Report::Drained { .. }) => {}
+                None => return Err(Failure("all workers have ended".to_owned())),
+            }
+        }
+        for (listener, bind) in news {
+            log::info!("listener \"{listener}\" listening on {bind}");
+        }
+        self.registry.commit(&loaded.plan, &pools);
+        self.probers.follow(&pools, tasks);
+        self.plan = loaded.plan;
+        Ok(())
+    }
+
+    fn drain(&self) -> Drain {
+        let within = self.plan.global.drain_timeout;
+        let open = self.shared.open.load(Relaxed);
+        log::info!("stopping: {open} sessions have {within:?} to end");
+        (self.observer)(Event::Stopping);
+        self.sockets.unlink_all();
+        for worker in &self.workers {
+            if worker.mailbox.post(Command::Drain { within }).is_err() {
+                log::error!("a worker has ended");
+            }
+        }
+        Drain {
+            until: Instant::now() + within + DRAIN_GRACE,
+            workers_left: self.workers.len(),
+        }
+    }
+
+    fn stop(&mut self, is_sudden: bool) {
+        if is_sudden {
+            (self.observer)(Event::Stopping);
+            self.sockets.unlink_all();
+        }
+        for worker in self.workers.drain(..) {
+            let stopped =
+                worker.mailbox.post(Command::Stop).is_ok() && worker.thread.join().is_ok();
+            if !stopped {
+                log::error!("a worker had ended before it was stopped");
+            }
+        }
+        self.registry.log_totals();
+        log::info!("stopped");
+    }
+
+    /// Says so if every worker has turned since the last time.
+    fn say_alive(&mut self) {
+        let turns: Vec<u64> = self
+            .shared
+            .workers
+            .iter()
+            .map(|worker| worker.turns.load(Relaxed))
+            .collect();
+        if turns
+            .iter()
+            .zip(&self.turns_seen)
+            .all(|(now, before)| now > before)
+        {
+            (self.observer)(Event::Alive);
+            self.turns_seen = turns;
+        } else {
+            log::warn!("a worker has not turned for a while");
+        }
+    }
+}
+
+/// A stop under way.
+struct Drain {
+    until: Instant,
+    workers_left: usize,
+}
+
+async fn resolve(plan: Plan) -> Result<Loaded, Failure> {
+    load(&Source::Fixed(Box::new(plan)))
+        .await
+        .map_err(|error| Failure(error.to_string()))
+}
+
+/// Builds pools off this thread, because a large table takes milliseconds that probes would wait.
+async fn build(
+    mut registry: Registry,
+    loaded: Loaded,
+) -> Result<(Registry, Loaded, Vec<Arc<crate::data::mailbox::Pool>>), Failure> {
+    tokio::task::spawn_blocking(move || {
+        let pools = registry.pools(&loaded);
+        (registry, loaded, pools)
+    })
+    .await
+    .map_err(|error| Failure(format!("tables cannot be built: {error}")))
+}
+
+fn spend(descriptors: u64, workers: usize, plan: &Plan) -> Result<Budget, Failure> {
+    let addresses: usize = plan
+        .listeners
+        .iter()
+        .map(|listener| listener.bind.len())
+        .sum();
+    let means = Means {
+        descriptors,
+        workers: workers as u64,
+        sockets: (addresses * workers) as u64,
+        pipes_max: PIPES_PER_WORKER,
+    };
+    budget(&means).ok_or_else(|| {
+        Failure(format!(
+            "{descriptors} descriptors carry no session beside {workers} workers and {addresses} \
+             addresses; raise RLIMIT_NOFILE (LimitNOFILE=)"
+        ))
+    })
+}
+
+/// The sessions the plan allows, which must be within the budget.
+fn max_connections(plan: &Plan, budget: &Budget) -> Result<u32, Failure> {
+    match plan.global.max_connections {
+        None => Ok(budget.sessions),
+        Some(wanted) if wanted <= budget.sessions => Ok(wanted),
+        Some(wanted) => Err(Failure(format!(
+            "global.max_connections: {wanted} is more than RLIMIT_NOFILE carries ({budget}); lower \
+             it or raise the limit"
+        ))),
+    }
+}
+
+/// All changes, named as long as they are few.
+fn describe(changes: &[Change]) -> String {
+    if changes.is_empty() || changes.len() > CHANGES_NAMED {
+        return summary(changes);
+    }
+    let named: Vec<String> = changes.iter().map(Change::to_string).collect();
+    format!("{} ({})", summary(changes), named.join("; "))
+}
+
+fn far() -> Instant {
+    Instant::now() + NEVER
+}
+
+/// More changes than this are counted in the log's line, not named.
+const CHANGES_NAMED: usize = 4;
+
+/// How much longer than the drain time the workers get to report its end.
+const DRAIN_GRACE: Duration = Duration::from_millis(500);
+
+/// A time nobody waits for.
+const NEVER: Duration = Duration::from_secs(86_400 * 365);

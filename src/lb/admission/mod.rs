@@ -1,0 +1,3 @@
+//! May it come in? Limits and what they are derived from.
+
+pub mod budget;
