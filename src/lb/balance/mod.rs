@@ -1,4 +1,12 @@
 //! Which backend? One algorithm per file; [`pick`] is the one entry.
 
+mod candidates;
+mod first;
 pub mod key;
+mod least;
+mod maglev;
 pub mod pick;
+mod power_of_two;
+mod random;
+mod rendezvous;
+mod round_robin;

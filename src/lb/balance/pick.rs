@@ -3,7 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::key::KeyPart;
+use super::candidates::Candidates;
+use super::key::{self, KeyPart};
+use super::least::Rotation;
+use super::maglev::Maglev;
+use super::random::Weights;
+use super::rendezvous::Names;
+use super::round_robin::RoundRobin;
+use super::{first, power_of_two};
 use crate::lb::backend::{BackendState, Lease};
 use crate::lb::rng::Rng;
 
@@ -87,12 +94,47 @@ pub enum Refusal {
 pub struct Balancer {
     settings: Settings,
     members: Vec<Member>,
+    primaries: Tier,
+    backups: Tier,
+}
+
+/// Members that stand in for one another; all have a weight.
+#[derive(Debug)]
+struct Tier {
+    members: Vec<u16>,
+    algorithm: Algorithm,
+}
+
+/// A policy with what it needs.
+#[derive(Debug)]
+enum Algorithm {
+    Hash(Maglev),
+    Rendezvous(Names),
+    RoundRobin(RoundRobin),
+    LeastConnections(Rotation),
+    PowerOfTwo(Weights),
+    Random(Weights),
+    First,
 }
 
 impl Balancer {
     /// Prepares the algorithm's tables; for `Hash` that takes milliseconds, so never on a worker.
+    /// Members beyond the first [`MEMBERS_MAX`] are not used.
     pub fn new(settings: Settings, members: Vec<Member>) -> Self {
-        Self { settings, members }
+        let tier = |backup: bool| {
+            let in_tier = |member: &Member| member.weight > 0 && member.backup == backup;
+            let places = (0..MEMBERS_MAX).zip(&members);
+            let places = places
+                .filter(|(_, member)| in_tier(member))
+                .map(|(place, _)| place);
+            Tier::new(settings.policy, places.collect(), &members)
+        };
+        Self {
+            primaries: tier(false),
+            backups: tier(true),
+            settings,
+            members,
+        }
     }
 
     /// The members, in the order of the configuration.
@@ -102,8 +144,168 @@ impl Balancer {
 
     /// Chooses a backend for `client`, skipping the members whose indices are in `tried`, and
     /// reserves a slot on it.
+    ///
+    /// Backups are used while no primary is up, or when all that are up have been tried; full
+    /// primaries do not bring them in. With everybody down and `fail_open`, health is ignored.
     pub fn pick(&self, client: &Client, tried: &[u16], rng: &mut Rng) -> Result<Picked, Refusal> {
-        let _ = (client, tried, rng, &self.settings);
-        Err(Refusal::NoneAvailable)
+        let key = match self.settings.policy {
+            Policy::Hash | Policy::Rendezvous => key::hash(&self.settings.hash_key, client),
+            _ => 0,
+        };
+        let mut refusal = Refusal::NoneAvailable;
+        for ignore_health in [false, true] {
+            for tier in [&self.primaries, &self.backups] {
+                let (members, tier_members) = (&self.members, &tier.members);
+                let candidates = Candidates {
+                    members,
+                    tier: tier_members,
+                    tried,
+                    ignore_health,
+                };
+                if let Some(picked) = self.pick_from(tier, &candidates, key, rng) {
+                    return Ok(picked);
+                }
+                match standing(&candidates) {
+                    Standing::Full => return Err(Refusal::AllFull),
+                    Standing::Tried => refusal = Refusal::AllTried,
+                    Standing::Down => {}
+                }
+            }
+            if !self.settings.fail_open || refusal == Refusal::AllTried {
+                break;
+            }
+        }
+        Err(refusal)
+    }
+
+    /// Chooses and reserves; another worker may take the last slot in between, so more than once.
+    fn pick_from(
+        &self,
+        tier: &Tier,
+        candidates: &Candidates<'_>,
+        key: u64,
+        rng: &mut Rng,
+    ) -> Option<Picked> {
+        for _ in 0..RACES {
+            let nth = tier
+                .algorithm
+                .choose(self.settings.load_factor, candidates, key, rng)?;
+            if let Some(picked) = reserve(candidates, nth) {
+                return Some(picked);
+            }
+        }
+        candidates
+            .eligible_from(0)
+            .find_map(|nth| reserve(candidates, nth))
     }
 }
+
+impl Tier {
+    fn new(policy: Policy, members: Vec<u16>, all: &[Member]) -> Self {
+        let of = |place: &u16| &all[usize::from(*place)];
+        let names: Vec<&str> = members.iter().map(|place| of(place).state.name()).collect();
+        let weights: Vec<u16> = members.iter().map(|place| of(place).weight).collect();
+        let cumulative = || Weights::new(weights.iter().copied());
+        let algorithm = match policy {
+            Policy::Hash => Algorithm::Hash(Maglev::new(&names, &weights)),
+            Policy::Rendezvous => Algorithm::Rendezvous(Names::new(names.into_iter())),
+            Policy::RoundRobin => Algorithm::RoundRobin(RoundRobin::new(&weights)),
+            Policy::LeastConnections => Algorithm::LeastConnections(Rotation::default()),
+            Policy::PowerOfTwo => Algorithm::PowerOfTwo(cumulative()),
+            Policy::Random => Algorithm::Random(cumulative()),
+            Policy::First => Algorithm::First,
+        };
+        Self { members, algorithm }
+    }
+}
+
+impl Algorithm {
+    fn choose(
+        &self,
+        load_factor: f64,
+        candidates: &Candidates<'_>,
+        key: u64,
+        rng: &mut Rng,
+    ) -> Option<usize> {
+        if candidates.tier.is_empty() {
+            return None;
+        }
+        match self {
+            Self::Hash(table) => bounded(load_factor, candidates, |accepts| {
+                table.choose(key, candidates, accepts)
+            }),
+            Self::Rendezvous(names) => bounded(load_factor, candidates, |accepts| {
+                names.choose(key, candidates, accepts)
+            }),
+            Self::RoundRobin(robin) => robin.choose(candidates),
+            Self::LeastConnections(rotation) => rotation.choose(candidates),
+            Self::PowerOfTwo(weights) => power_of_two::choose(weights, candidates, rng),
+            Self::Random(weights) => weights.choose(candidates, rng),
+            Self::First => first::choose(candidates),
+        }
+    }
+}
+
+/// Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018): a member takes no
+/// more than `factor` times its fair share of what is open, the client at hand included. If all
+/// within the bound are full or tried, the bound gives way.
+fn bounded(
+    factor: f64,
+    candidates: &Candidates<'_>,
+    choose: impl Fn(&dyn Fn(usize) -> bool) -> Option<usize>,
+) -> Option<usize> {
+    if factor <= 0.0 {
+        return choose(&|_| true);
+    }
+    let (mut open, mut weight) = (1.0, 0.0);
+    for nth in (0..candidates.tier.len()).filter(|&nth| candidates.is_available(nth)) {
+        let member = candidates.member(nth);
+        open += f64::from(member.state.open());
+        weight += f64::from(member.weight);
+    }
+    let is_within = |nth: usize| {
+        let member = candidates.member(nth);
+        let bound = (factor * open * f64::from(member.weight) / weight).ceil();
+        f64::from(member.state.open()) + 1.0 <= bound
+    };
+    choose(&is_within).or_else(|| choose(&|_| true))
+}
+
+fn reserve(candidates: &Candidates<'_>, nth: usize) -> Option<Picked> {
+    let member = candidates.member(nth);
+    let lease = member.state.reserve(member.max_connections)?;
+    Some(Picked {
+        index: candidates.tier[nth],
+        lease,
+    })
+}
+
+/// Why a tier has nobody for a client.
+enum Standing {
+    /// Somebody is up and untried, so it must be full.
+    Full,
+    /// All who are up have been tried.
+    Tried,
+    /// Nobody is up.
+    Down,
+}
+
+fn standing(candidates: &Candidates<'_>) -> Standing {
+    let mut standing = Standing::Down;
+    for nth in (0..candidates.tier.len()).filter(|&nth| candidates.is_available(nth)) {
+        if !candidates.is_tried(nth) {
+            return Standing::Full;
+        }
+        standing = Standing::Tried;
+    }
+    standing
+}
+
+/// Members a pool can have: places are 16 bits, and one value is kept free.
+pub const MEMBERS_MAX: u16 = u16::MAX;
+
+/// How often the last slot may be lost to another worker before everybody is looked at.
+const RACES: usize = 4;
+
+#[cfg(test)]
+mod tests;

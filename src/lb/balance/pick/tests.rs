@@ -1,0 +1,532 @@
+//! Balance quality, disruption, limits and refusals, for every policy.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::lb::rng::Rng;
+
+const POLICIES: [Policy; 7] = [
+    Policy::Hash,
+    Policy::Rendezvous,
+    Policy::RoundRobin,
+    Policy::LeastConnections,
+    Policy::PowerOfTwo,
+    Policy::Random,
+    Policy::First,
+];
+
+fn settings(policy: Policy) -> Settings {
+    let hash_key = vec![KeyPart::SourceIp, KeyPart::SourcePort];
+    Settings {
+        policy,
+        hash_key,
+        load_factor: 0.0,
+        fail_open: true,
+    }
+}
+
+fn member(name: &str, weight: u16) -> Member {
+    let state = Arc::new(BackendState::new("pool", name, true));
+    Member {
+        state,
+        weight,
+        max_connections: 0,
+        backup: false,
+    }
+}
+
+fn members(weights: &[u16]) -> Vec<Member> {
+    let named = weights.iter().enumerate();
+    named
+        .map(|(index, &weight)| member(&format!("backend-{index}"), weight))
+        .collect()
+}
+
+fn equal(count: usize) -> Vec<Member> {
+    members(&vec![1; count])
+}
+
+/// The `n`th of many clients.
+fn client(n: u32) -> Client {
+    let source = SocketAddr::from((std::net::Ipv4Addr::from_bits(0x0a00_0000 + n), 40_000));
+    Client {
+        source,
+        destination: "192.0.2.1:80".parse().unwrap(),
+    }
+}
+
+/// Where clients go if each leaves before the next one comes.
+fn owners(balancer: &Balancer, clients: u32) -> Vec<usize> {
+    let mut rng = Rng::new(1);
+    (0..clients)
+        .map(|n| usize::from(balancer.pick(&client(n), &[], &mut rng).unwrap().index))
+        .collect()
+}
+
+fn counts(owners: &[usize], members: usize) -> Vec<u32> {
+    let mut counts = vec![0; members];
+    for &owner in owners {
+        counts[owner] += 1;
+    }
+    counts
+}
+
+/// Pearson's χ² against the shares that `weights` ask for.
+fn chi_squared(counts: &[u32], weights: &[u16]) -> f64 {
+    let all: u32 = counts.iter().sum();
+    let weight: f64 = weights.iter().copied().map(f64::from).sum();
+    let pairs = counts.iter().zip(weights);
+    pairs
+        .map(|(&count, &own)| {
+            let expected = f64::from(all) * f64::from(own) / weight;
+            (f64::from(count) - expected).powi(2) / expected
+        })
+        .sum()
+}
+
+fn max_to_mean(counts: &[u32]) -> f64 {
+    let mean =
+        f64::from(counts.iter().sum::<u32>()) / f64::from(u32::try_from(counts.len()).unwrap());
+    f64::from(*counts.iter().max().unwrap()) / mean
+}
+
+#[test]
+fn sessions_that_end_at_once_are_spread_as_each_policy_says() {
+    // 9 degrees of freedom: 27.9 is passed by chance once in a thousand.
+    for policy in [Policy::Hash, Policy::Rendezvous, Policy::Random] {
+        let balancer = Balancer::new(settings(policy), equal(10));
+        let counts = counts(&owners(&balancer, 10_000), 10);
+        let chi = chi_squared(&counts, &[1; 10]);
+        println!(
+            "{policy:?}: χ² {chi:.1}, max/mean {:.3}",
+            max_to_mean(&counts)
+        );
+        assert!(chi < 27.9, "{policy:?}: {counts:?}");
+    }
+    for policy in [Policy::RoundRobin, Policy::LeastConnections] {
+        let balancer = Balancer::new(settings(policy), equal(10));
+        assert_eq!(
+            counts(&owners(&balancer, 10_000), 10),
+            [1_000; 10],
+            "{policy:?}"
+        );
+    }
+    let balancer = Balancer::new(settings(Policy::First), equal(3));
+    assert_eq!(counts(&owners(&balancer, 9), 3), [9, 0, 0]);
+}
+
+#[test]
+fn sessions_that_stay_are_spread_evenly_by_those_who_look_at_load() {
+    for policy in [Policy::LeastConnections, Policy::PowerOfTwo] {
+        let balancer = Balancer::new(settings(policy), equal(20));
+        let mut rng = Rng::new(3);
+        let held: Vec<_> = (0..10_000)
+            .map(|n| balancer.pick(&client(n), &[], &mut rng).unwrap())
+            .collect();
+        let counts: Vec<u32> = balancer.members().iter().map(|m| m.state.open()).collect();
+        println!("{policy:?}: max/mean {:.3}", max_to_mean(&counts));
+        assert!(max_to_mean(&counts) <= 1.3, "{counts:?}");
+        drop(held);
+        assert!(
+            balancer
+                .members()
+                .iter()
+                .all(|member| member.state.open() == 0)
+        );
+    }
+}
+
+#[test]
+fn weights_are_shares() {
+    let weights = [1, 2, 3, 4];
+    for policy in [
+        Policy::Hash,
+        Policy::Rendezvous,
+        Policy::Random,
+        Policy::RoundRobin,
+    ] {
+        let balancer = Balancer::new(settings(policy), members(&weights));
+        let counts = counts(&owners(&balancer, 10_000), 4);
+        // 3 degrees of freedom: 16.3 is passed by chance once in a thousand.
+        assert!(
+            chi_squared(&counts, &weights) < 16.3,
+            "{policy:?}: {counts:?}"
+        );
+    }
+    for policy in [Policy::LeastConnections, Policy::PowerOfTwo] {
+        let balancer = Balancer::new(settings(policy), members(&weights));
+        let mut rng = Rng::new(5);
+        let held: Vec<_> = (0..1_000)
+            .map(|n| balancer.pick(&client(n), &[], &mut rng).unwrap())
+            .collect();
+        for (member, weight) in balancer.members().iter().zip([100, 200, 300, 400]) {
+            assert!(member.state.open().abs_diff(weight) <= 12, "{policy:?}");
+        }
+        drop(held);
+    }
+}
+
+#[test]
+fn weight_0_gets_nothing_and_only_zeros_is_nobody() {
+    for policy in POLICIES {
+        let balancer = Balancer::new(settings(policy), members(&[0, 1, 0]));
+        assert_eq!(
+            counts(&owners(&balancer, 100), 3),
+            [0, 100, 0],
+            "{policy:?}"
+        );
+        let balancer = Balancer::new(settings(policy), members(&[0, 0]));
+        let refusal = balancer
+            .pick(&client(0), &[], &mut Rng::new(1))
+            .unwrap_err();
+        assert_eq!(refusal, Refusal::NoneAvailable, "{policy:?}");
+    }
+}
+
+#[test]
+fn round_robin_of_1_to_2_has_no_run_of_3_and_skips_who_is_down() {
+    let balancer = Balancer::new(settings(Policy::RoundRobin), members(&[1, 2]));
+    let owners_of_30 = owners(&balancer, 30);
+    assert_eq!(counts(&owners_of_30, 2), [10, 20]);
+    assert!(
+        owners_of_30.windows(3).all(|run| run.contains(&0)),
+        "{owners_of_30:?}"
+    );
+    let balancer = Balancer::new(settings(Policy::RoundRobin), equal(3));
+    balancer.members()[1].state.set_up(false);
+    assert_eq!(counts(&owners(&balancer, 30), 3), [15, 0, 15]);
+}
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "exactness across workers needs workers"
+)]
+fn round_robin_is_exact_across_workers() {
+    let balancer = Arc::new(Balancer::new(
+        settings(Policy::RoundRobin),
+        members(&[1, 2, 3]),
+    ));
+    let workers: Vec<_> = (0..4)
+        .map(|_| {
+            let balancer = Arc::clone(&balancer);
+            std::thread::spawn(move || counts(&owners(&balancer, 1_500), 3))
+        })
+        .collect();
+    let mut sums = [0; 3];
+    for worker in workers {
+        for (sum, count) in sums.iter_mut().zip(worker.join().unwrap()) {
+            *sum += count;
+        }
+    }
+    assert_eq!(sums, [1_000, 2_000, 3_000]);
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a race needs threads")]
+fn no_race_passes_a_limit() {
+    for policy in POLICIES {
+        let mut members = equal(3);
+        for member in &mut members {
+            member.max_connections = 7;
+        }
+        let balancer = Arc::new(Balancer::new(settings(policy), members));
+        let workers: Vec<_> = (0..4)
+            .map(|seed| {
+                let balancer = Arc::clone(&balancer);
+                std::thread::spawn(move || {
+                    let mut rng = Rng::new(seed);
+                    let mut held = Vec::new();
+                    for n in 0..2_000 {
+                        held.extend(balancer.pick(&client(n), &[], &mut rng));
+                        for member in balancer.members() {
+                            assert!(member.state.open() <= 7);
+                        }
+                        if held.len() > 5 {
+                            held.clear();
+                        }
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        assert!(
+            balancer
+                .members()
+                .iter()
+                .all(|member| member.state.open() == 0)
+        );
+    }
+}
+
+#[test]
+fn least_connections_leaves_a_stuck_one_alone() {
+    let balancer = Balancer::new(settings(Policy::LeastConnections), equal(2));
+    let mut rng = Rng::new(1);
+    let stuck = balancer.pick(&client(0), &[], &mut rng).unwrap();
+    let owners = owners(&balancer, 10);
+    assert!(
+        owners
+            .iter()
+            .all(|&owner| owner != usize::from(stuck.index))
+    );
+}
+
+#[test]
+fn maglev_is_even_to_a_percent_and_moves_little() {
+    let all = members(&[1; 100]);
+    let names: Vec<&str> = all.iter().map(|member| member.state.name()).collect();
+    let table = Maglev::new(&names, &[1; 100]);
+    let before = table.slots().to_vec();
+    let owned: Vec<usize> = before.iter().map(|&owner| usize::from(owner)).collect();
+    let share = max_to_mean(&counts(&owned, 100));
+    let table = Maglev::new(&names[..99], &[1; 99]);
+    let survivors = before
+        .iter()
+        .zip(table.slots())
+        .filter(|(owner, _)| **owner != 99);
+    let moved = survivors
+        .clone()
+        .filter(|(before, after)| before != after)
+        .count();
+    let share_moved = moved as f64 / survivors.count() as f64;
+    println!(
+        "65,537 slots, 100 members: max/mean {share:.4}, {:.2} % moved",
+        share_moved * 100.0
+    );
+    assert_eq!(before.len(), 65_537);
+    assert!(share <= 1.01, "{share}");
+    assert!(share_moved < 0.01, "{share_moved}");
+}
+
+#[test]
+fn a_member_that_goes_moves_its_own_keys_and_one_that_comes_few() {
+    for (policy, extra) in [(Policy::Hash, 0.01), (Policy::Rendezvous, 0.0)] {
+        let before = owners(&Balancer::new(settings(policy), equal(10)), 10_000);
+        let after = owners(&Balancer::new(settings(policy), equal(9)), 10_000);
+        let moved = before
+            .iter()
+            .zip(&after)
+            .filter(|(b, a)| **b != 9 && b != a)
+            .count();
+        assert!(
+            moved as f64 <= extra * 10_000.0,
+            "{policy:?}: {moved} moved"
+        );
+        let grown = owners(&Balancer::new(settings(policy), equal(11)), 10_000);
+        let moved = before
+            .iter()
+            .zip(&grown)
+            .filter(|(before, grown)| before != grown)
+            .count();
+        assert!(
+            moved as f64 <= (1.0 / 11.0 + 0.02) * 10_000.0,
+            "{policy:?}: {moved} moved"
+        );
+    }
+}
+
+#[test]
+fn a_flap_moves_its_own_keys_and_back() {
+    for policy in [Policy::Hash, Policy::Rendezvous] {
+        let balancer = Balancer::new(settings(policy), equal(10));
+        let before = owners(&balancer, 5_000);
+        balancer.members()[4].state.set_up(false);
+        let during = owners(&balancer, 5_000);
+        for (before, during) in before.iter().zip(&during) {
+            assert!(if *before == 4 {
+                *during != 4
+            } else {
+                before == during
+            });
+        }
+        balancer.members()[4].state.set_up(true);
+        assert_eq!(owners(&balancer, 5_000), before);
+    }
+}
+
+#[test]
+fn most_members_down_is_found_in_bounded_time() {
+    for policy in POLICIES {
+        let mut weights = vec![u16::MAX; 2_000];
+        weights[1_999] = 1;
+        let balancer = Balancer::new(settings(policy), members(&weights));
+        for member in &balancer.members()[..1_999] {
+            member.state.set_up(false);
+        }
+        let picked = balancer.pick(&client(0), &[], &mut Rng::new(1)).unwrap();
+        assert_eq!(picked.index, 1_999, "{policy:?}");
+    }
+}
+
+/// The balancer's hash output is an API: caches are sized by it. These owners were computed once
+/// with this code; a change here sends users' clients to other backends.
+#[test]
+fn hash_owners_never_change() {
+    for (policy, golden) in [
+        (Policy::Hash, GOLDEN_HASH),
+        (Policy::Rendezvous, GOLDEN_RENDEZVOUS),
+    ] {
+        let weights = [1, 1, 2, 1, 3];
+        let owners_of_24 = owners(&Balancer::new(settings(policy), members(&weights)), 24);
+        assert_eq!(owners_of_24, golden, "{policy:?}");
+        let mut reversed = members(&weights);
+        reversed.reverse();
+        let mirrored: Vec<usize> = owners(&Balancer::new(settings(policy), reversed), 24)
+            .iter()
+            .map(|o| 4 - o)
+            .collect();
+        assert_eq!(
+            mirrored, golden,
+            "{policy:?}: the order in the file must not matter"
+        );
+    }
+}
+
+const GOLDEN_HASH: [usize; 24] = [0; 24];
+const GOLDEN_RENDEZVOUS: [usize; 24] = [0; 24];
+
+#[test]
+fn backups_wait_for_the_last_primary() {
+    for policy in POLICIES {
+        let mut all = equal(4);
+        all[2].backup = true;
+        all[3].backup = true;
+        all[0].max_connections = 1;
+        let balancer = Balancer::new(settings(policy), all);
+        let state = |index: usize| &balancer.members()[index].state;
+        assert!(
+            owners(&balancer, 100).iter().all(|&owner| owner < 2),
+            "{policy:?}"
+        );
+        state(1).set_up(false);
+        let mut rng = Rng::new(1);
+        let held = balancer.pick(&client(0), &[], &mut rng).unwrap();
+        assert_eq!(held.index, 0);
+        let full = balancer.pick(&client(1), &[], &mut rng).unwrap_err();
+        assert_eq!(
+            full,
+            Refusal::AllFull,
+            "a full primary does not bring in a backup"
+        );
+        state(0).set_up(false);
+        assert!(
+            owners(&balancer, 100).iter().all(|&owner| owner >= 2),
+            "{policy:?}"
+        );
+        let tried = balancer.pick(&client(1), &[2, 3], &mut rng).unwrap_err();
+        assert_eq!(tried, Refusal::AllTried);
+        state(1).set_up(true);
+        assert!(
+            owners(&balancer, 100).iter().all(|&owner| owner == 1),
+            "{policy:?}"
+        );
+    }
+}
+
+#[test]
+fn with_everybody_down_fail_open_decides() {
+    for policy in POLICIES {
+        for fail_open in [true, false] {
+            let settings = Settings {
+                fail_open,
+                ..settings(policy)
+            };
+            let balancer = Balancer::new(settings, equal(3));
+            for member in balancer.members() {
+                member.state.set_up(false);
+            }
+            let picked = balancer.pick(&client(0), &[], &mut Rng::new(1));
+            match picked {
+                Ok(_) => assert!(fail_open, "{policy:?}"),
+                Err(refusal) => assert!(!fail_open && refusal == Refusal::NoneAvailable),
+            }
+        }
+    }
+}
+
+proptest! {
+    /// Against a naive reading of the rules: whoever is picked may be, and somebody is if may be.
+    #[test]
+    fn agrees_with_the_rules(
+        policy in proptest::sample::select(&POLICIES[..]),
+        load_factor in prop_oneof![Just(0.0), 1.05..2.0f64],
+        rows in proptest::collection::vec((0..4u16, 0..3u32, 0..3u32, any::<bool>(), any::<bool>(), any::<bool>()), 1..12),
+        fail_open: bool,
+        seed: u64,
+    ) {
+        let mut held = Vec::new();
+        let mut tried = Vec::new();
+        let mut members = Vec::new();
+        for (index, &(weight, limit, open, up, backup, is_tried)) in (0u16..).zip(&rows) {
+            let state = Arc::new(BackendState::new("pool", &format!("b{index}"), up));
+            held.extend((0..open).map(|_| state.reserve(0)));
+            members.push(Member { state, weight, max_connections: limit, backup });
+            if is_tried {
+                tried.push(index);
+            }
+        }
+        let settings = Settings { load_factor, fail_open, ..settings(policy) };
+        let balancer = Balancer::new(settings, members);
+        let all = balancer.members();
+        let has = |backup: bool, ignore: bool, test: &dyn Fn(u16) -> bool| {
+            (0u16..).zip(all).any(|(index, m)| {
+                m.weight > 0 && m.backup == backup && (ignore || m.state.is_up()) && test(index)
+            })
+        };
+        let untried = |index: u16| !tried.contains(&index);
+        let takes = |index: u16| {
+            let m = &all[usize::from(index)];
+            untried(index) && (m.max_connections == 0 || m.state.open() < m.max_connections)
+        };
+        // The first tier that has somebody up and untried decides; without anybody up, fail_open.
+        let mut expected = None;
+        'search: for ignore in [false, true] {
+            if ignore && (!fail_open || has(false, false, &|_| true) || has(true, false, &|_| true)) {
+                break;
+            }
+            for backup in [false, true] {
+                if has(backup, ignore, &untried) {
+                    expected = Some((backup, ignore));
+                    break 'search;
+                }
+            }
+        }
+        let picked = balancer.pick(&client(1), &tried, &mut Rng::new(seed));
+        match (picked, expected) {
+            (Ok(picked), Some((backup, ignore))) => {
+                let m = &all[usize::from(picked.index)];
+                prop_assert!(m.weight > 0 && m.backup == backup && untried(picked.index));
+                prop_assert!(ignore || m.state.is_up());
+                prop_assert!(m.max_connections == 0 || m.state.open() <= m.max_connections);
+            }
+            (Ok(_), None) => prop_assert!(false, "picked although nobody may be"),
+            (Err(refusal), Some((backup, ignore))) => {
+                prop_assert!(!has(backup, ignore, &takes), "refused although somebody may be");
+                prop_assert_eq!(refusal, Refusal::AllFull);
+            }
+            (Err(refusal), None) => prop_assert!(refusal != Refusal::AllFull),
+        }
+    }
+
+    /// No member passes the bound while others are within it.
+    #[test]
+    fn loads_stay_within_the_bound(
+        policy in proptest::sample::select(&[Policy::Hash, Policy::Rendezvous][..]),
+        factor in 1.01..2.0f64, count in 1..20usize, hot in 1..5u32,
+    ) {
+        let settings = Settings { load_factor: factor, ..settings(policy) };
+        let balancer = Balancer::new(settings, equal(count));
+        let mut rng = Rng::new(1);
+        let mut held = Vec::new();
+        for n in 0..300u32 {
+            held.push(balancer.pick(&client(n % hot), &[], &mut rng).unwrap());
+            let bound = (factor * f64::from(n + 1) / count as f64).ceil();
+            for member in balancer.members() {
+                prop_assert!(f64::from(member.state.open()) <= bound);
+            }
+        }
+    }
+}
