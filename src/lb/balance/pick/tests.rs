@@ -385,8 +385,12 @@ fn hash_owners_never_change() {
     }
 }
 
-const GOLDEN_HASH: [usize; 24] = [0; 24];
-const GOLDEN_RENDEZVOUS: [usize; 24] = [0; 24];
+const GOLDEN_HASH: [usize; 24] = [
+    2, 2, 4, 2, 4, 2, 2, 4, 3, 1, 0, 3, 2, 2, 2, 1, 2, 4, 1, 4, 0, 0, 0, 3,
+];
+const GOLDEN_RENDEZVOUS: [usize; 24] = [
+    2, 4, 4, 0, 4, 1, 3, 4, 0, 2, 4, 2, 2, 2, 3, 4, 4, 0, 3, 0, 4, 2, 4, 2,
+];
 
 #[test]
 fn backups_wait_for_the_last_primary() {
