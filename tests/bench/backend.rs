@@ -3,6 +3,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::sync::Arc;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -48,6 +49,7 @@ struct Shared {
 #[derive(Debug)]
 pub(crate) struct Backend {
     poll: Poll,
+    waker: Arc<Waker>,
     listeners: Vec<TcpListener>,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
@@ -67,8 +69,10 @@ impl Backend {
                 .register(&mut listener, token, Interest::READABLE)?;
             listeners.push(listener);
         }
+        let waker = Arc::new(Waker::new(poll.registry(), STOP)?);
         Ok(Self {
             poll,
+            waker,
             listeners,
             connections: Vec::new(),
             free: Vec::new(),
@@ -87,9 +91,10 @@ impl Backend {
             .collect()
     }
 
-    /// Ends [`Backend::run`] when woken.
-    pub(crate) fn waker(&self) -> io::Result<Waker> {
-        Waker::new(self.poll.registry(), STOP)
+    /// Ends [`Backend::run`] when woken. Shared, because a waker that is dropped takes its wake-up
+    /// with it.
+    pub(crate) fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
     }
 
     /// Serves until woken by its waker.

@@ -180,7 +180,7 @@ impl Common {
 fn serve(port: u16, listeners: u16) -> io::Result<()> {
     let mut backend = Backend::bind(port, listeners)?;
     println!("{{\"ports\":{:?}}}", backend.ports()?);
-    let waker = backend.waker()?;
+    let waker = backend.waker();
     thread::spawn(move || {
         wait_for_end_of_input()?;
         waker.wake()
