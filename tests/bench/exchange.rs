@@ -216,8 +216,8 @@ impl Exchanges {
         self.advance(slot);
     }
 
-    /// Does what this slot's connection can do now. Readiness is edge-triggered: whatever stops
-    /// here without `WouldBlock` waits for bytes that cannot have come yet.
+    /// Does what this slot's connection can do now. Readiness is edge-triggered: what stops here
+    /// without `WouldBlock` waits for an answer that cannot have come yet.
     fn advance(&mut self, slot: usize) {
         match self.transfer(slot) {
             Ok(true) => {
@@ -287,15 +287,15 @@ impl Exchanges {
                 if self.answer[received..now_received] != self.message[received..now_received] {
                     return Err(io::Error::other("a wrong byte in the answer"));
                 }
-                if now_received < self.message.len() {
-                    connection.progress = Progress::Receiving(now_received);
-                    return Ok(false);
-                }
-                if kind == Kind::Echo {
+                if now_received == self.message.len() && kind == Kind::Echo {
                     return Ok(true);
                 }
-                connection.progress = Progress::Ending;
-                // The end may have come with the answer, and would not announce itself again.
+                connection.progress = if now_received == self.message.len() {
+                    Progress::Ending
+                } else {
+                    Progress::Receiving(now_received)
+                };
+                // An end that came with these bytes would not announce itself again.
                 self.transfer(slot)
             }
             Progress::Ending => match connection.stream.read(&mut self.answer)? {

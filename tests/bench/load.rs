@@ -28,6 +28,8 @@ use crate::measure::{Stopwatch, Tally};
 
 mod backend;
 mod bulk;
+#[cfg(test)]
+mod checks;
 mod exchange;
 mod measure;
 mod message;
