@@ -307,7 +307,8 @@ impl Backend {
                 let told = thread::Builder::new().spawn(move || {
                     let told = tell(name, &stream);
                     // The twin keeps the socket open: only this ends the stream for the client.
-                    told.and(stream.shutdown(Shutdown::Both))
+                    let ended = stream.shutdown(Shutdown::Both);
+                    told.and(ended)
                 });
                 if let Err(error) = told {
                     eprintln!("demo: backend {name}: {error}");
