@@ -337,7 +337,11 @@ impl Session {
             },
         );
         self.arm(key, kit);
-        self.run(key, kit)
+        let fate = self.run(key, kit);
+        if self.relay.sent(Side::Client) == 0 {
+            self.leg.stream.acknowledge_now();
+        }
+        fate
     }
 
     fn on_attempt_failed(

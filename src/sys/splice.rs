@@ -14,7 +14,7 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// A new pipe of [`PIPE_BYTES`], or of what the kernel allows this user.
+    /// A new pipe of 1 MiB, or of what the kernel allows this user.
     pub fn new() -> io::Result<Self> {
         let (output, input) = io_pipe()?;
         // An unprivileged user over fs.pipe-user-pages-soft keeps small pipes: slower, not wrong.

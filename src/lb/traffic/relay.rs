@@ -1,4 +1,4 @@
-//! One TCP session's bytes: two [`Direction`]s, a type written once and used twice.
+//! One TCP session's bytes: two directions, a type written once and used twice.
 //!
 //! The relay decides, its caller moves the bytes. The caller reports readiness with
 //! [`Relay::on_ready`], asks [`Relay::step`] what to do for one direction, does it, reports the
