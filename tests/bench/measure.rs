@@ -40,11 +40,21 @@ impl Tally {
     }
 }
 
+/// What the kernel's scheduler says of the watched processes, in ns.
+#[derive(Clone, Copy, Debug, Default)]
+struct Scheduled {
+    /// On a core, in user and kernel mode.
+    cpu_ns: u64,
+    /// Ready to run, but something else had the core: above a few per cent of the time, others
+    /// disturb the run.
+    waited_ns: u64,
+}
+
 /// Time that passed, on the wall and in the watched processes.
 #[derive(Debug)]
 pub(crate) struct Stopwatch<'a> {
     processes: &'a [u32],
-    cpu_ns_before: u64,
+    before: Scheduled,
     started: Instant,
 }
 
@@ -53,7 +63,7 @@ impl<'a> Stopwatch<'a> {
     pub(crate) fn start(processes: &'a [u32]) -> io::Result<Self> {
         Ok(Self {
             processes,
-            cpu_ns_before: cpu_ns(processes)?,
+            before: scheduled(processes)?,
             started: Instant::now(),
         })
     }
@@ -62,7 +72,9 @@ impl<'a> Stopwatch<'a> {
     pub(crate) fn finish(self, mut tally: Tally) -> io::Result<String> {
         let seconds = self.started.elapsed().as_secs_f64();
         thread::sleep(SETTLE);
-        let cpu_ns = cpu_ns(self.processes)?.saturating_sub(self.cpu_ns_before);
+        let after = scheduled(self.processes)?;
+        let cpu_ns = after.cpu_ns.saturating_sub(self.before.cpu_ns);
+        let waited_ns = after.waited_ns.saturating_sub(self.before.waited_ns);
         tally.latencies.sort_unstable();
         let mut line = format!(
             "{{\"count\":{},\"seconds\":{seconds:.6},\"per_second\":{:.1},\"p50_us\":{:.1},\"p99_us\":{:.1}",
@@ -75,7 +87,7 @@ impl<'a> Stopwatch<'a> {
             let per_unit = cpu_ns as f64 / tally.count as f64;
             write!(
                 line,
-                ",\"cpu_ns\":{cpu_ns},\"cpu_ns_per_unit\":{per_unit:.4}"
+                ",\"cpu_ns\":{cpu_ns},\"waited_ns\":{waited_ns},\"cpu_ns_per_unit\":{per_unit:.4}"
             )
             .expect("a string takes everything");
         }
@@ -93,17 +105,19 @@ impl<'a> Stopwatch<'a> {
     }
 }
 
-/// Processor time of all threads of these processes, in ns: the first field of each thread's
-/// schedstat, which counts user and system time to the nanosecond.
-fn cpu_ns(processes: &[u32]) -> io::Result<u64> {
-    let mut total = 0;
+/// Sums up all threads of these processes. The first two fields of a thread's schedstat are the
+/// times that it ran and that it waited for a core.
+fn scheduled(processes: &[u32]) -> io::Result<Scheduled> {
+    let mut total = Scheduled::default();
     for process in processes {
         for thread in fs::read_dir(format!("/proc/{process}/task"))? {
             let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
                 continue; // the thread ended since the directory was read
             };
-            let first = text.split_whitespace().next().unwrap_or_default();
-            total += first.parse::<u64>().map_err(io::Error::other)?;
+            let mut fields = text.split_whitespace().map(str::parse::<u64>);
+            let mut next = || fields.next().unwrap_or(Ok(0)).map_err(io::Error::other);
+            total.cpu_ns += next()?;
+            total.waited_ns += next()?;
         }
     }
     Ok(total)

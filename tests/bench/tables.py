@@ -6,6 +6,9 @@ import statistics
 RIVALS = ["haproxy", "haproxy splice-auto", "nginx"]
 ALL_RIVALS = [*RIVALS, "haproxy splice"]
 
+# The share of its time that a proxy may wait for its core before the results say so.
+DISTURBED = 0.03
+
 
 def number(value):
     if value is None:
@@ -74,6 +77,14 @@ def memory_table(memory, proxies, connections):
         if mine:
             goal = " (goal ≤ 600)" if proxy == "evenkeel" else ""
             yield f"| {proxy} | {number(median(mine))}{goal} |"
+
+
+def disturbance(samples):
+    """A line on other work on the proxies' core, if there was any that matters."""
+    waited = median([sample["waited_ns"] / 1e9 / sample["seconds"] for sample in samples if "waited_ns" in sample])
+    if waited is not None and waited > DISTURBED:
+        yield f"Other work had the proxies' core {waited:.0%} of the time: rates and latencies are not to be trusted,"
+        yield "processor time per unit is a little too high."
 
 
 def heading(facts):
