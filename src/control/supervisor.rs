@@ -164,6 +164,7 @@ impl Supervisor {
             turns_seen: vec![0; count],
         };
         supervisor.install(loaded, opened, tasks).await?;
+        log::info!("serving: generation {} in force", supervisor.generation);
         (supervisor.observer)(Event::Ready);
         Ok(supervisor)
     }

@@ -151,7 +151,15 @@ impl Direction<'_> {
 
     /// Writes what it can and tells the relay; the bytes taken.
     fn write(&mut self, bytes: &[u8]) -> usize {
-        let write = match retry(|| self.sink.write(bytes)) {
+        let is_last = self.relay.is_last_write(self.from);
+        let written = retry(|| {
+            if is_last {
+                self.sink.write_last(bytes)
+            } else {
+                self.sink.write(bytes)
+            }
+        });
+        let write = match written {
             Ok(count) => Write::Bytes(count),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Write::Bytes(0),
             Err(_) => Write::Failed,

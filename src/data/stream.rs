@@ -49,6 +49,14 @@ impl Stream {
         }
     }
 
+    /// Writes bytes that a FIN will follow at once, and lets them wait for it: one packet less.
+    pub(super) fn write_last(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => socket::send_more(stream.as_fd(), bytes),
+            Self::Unix(stream) => (&*stream).write(bytes),
+        }
+    }
+
     /// Sends a FIN.
     pub(super) fn shut(&self) -> io::Result<()> {
         match self {

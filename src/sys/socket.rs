@@ -105,6 +105,11 @@ pub fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
+/// Writes bytes and tells the kernel that more, or a FIN, follows at once.
+pub fn send_more(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    SockRef::from(&socket).send_with_flags(bytes, libc::MSG_MORE | libc::MSG_NOSIGNAL)
+}
+
 /// Sends an acknowledgement that the kernel holds back to send it with data.
 pub fn acknowledge_now(socket: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&socket).set_tcp_quickack(true)

@@ -143,7 +143,8 @@ impl Relay {
     pub fn on_ready(&mut self, side: Side, ready: Ready) {
         let direction = self.direction_mut(side);
         direction.readable |= ready.readable | ready.ending | ready.failed;
-        direction.read_on |= ready.ending | ready.failed | ready.urgent;
+        direction.read_on |= ready.failed | ready.urgent;
+        direction.ending |= ready.ending;
         if ready.urgent {
             direction.carriage = Carriage::Copy;
             direction.streak = 0;
@@ -183,6 +184,12 @@ impl Relay {
         } else {
             self.break_off(side.other());
         }
+    }
+
+    /// Whether `side` has finished and only its FIN is left to pass on, so that the bytes being
+    /// written are the last.
+    pub const fn is_last_write(&self, side: Side) -> bool {
+        matches!(self.direction(side).source, Source::Finished)
     }
 
     /// Whether the FIN that came from `side` has been passed on.
@@ -314,8 +321,10 @@ struct Direction {
     carriage: Carriage,
     readable: bool,
     writable: bool,
-    /// A short read does not mean that the source is empty.
+    /// A short read does not mean that the source is empty: an error or an urgent byte is queued.
     read_on: bool,
+    /// The source's FIN is queued, so an empty source has finished.
+    ending: bool,
 }
 
 impl Direction {
@@ -331,6 +340,7 @@ impl Direction {
             readable: false,
             writable: false,
             read_on: false,
+            ending: false,
         }
     }
 
@@ -391,6 +401,9 @@ impl Direction {
                 // What comes into an emptied socket is a new event: this saves the read that
                 // would only say that it is empty.
                 self.readable = !emptied || self.read_on;
+                if emptied && self.ending && !self.read_on {
+                    self.source = Source::Finished;
+                }
                 self.streak = if bytes >= LARGE_READ_BYTES {
                     self.streak.saturating_add(bytes)
                 } else {
