@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::kit::Kit;
 use super::mailbox::{Pool, Report};
+use super::refuse::Refused;
 use super::stream::Stream;
 use crate::lb::backend::{BackendState, Lease};
-use crate::lb::balance::pick::{Client, Refusal};
+use crate::lb::balance::pick::Client;
 
 /// A session's half towards its backend.
 #[derive(Debug)]
@@ -17,17 +18,6 @@ pub(super) struct Leg {
     pub(super) lease: Lease,
     /// The backend's place among the pool's members.
     pub(super) index: u16,
-}
-
-/// Why a client gets no backend.
-#[derive(Debug)]
-pub(super) enum Refused {
-    /// The balancer has none for it.
-    Balancer(Refusal),
-    /// So many backends were tried and none took the connection.
-    Unreachable(usize),
-    /// We lack something ourselves: descriptors, memory, ports.
-    Local(io::Error),
 }
 
 /// Starts to connect to the best backend that is not in `tried`, going on to the next as long as

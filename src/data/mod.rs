@@ -6,6 +6,7 @@ mod kit;
 mod listen;
 pub mod mailbox;
 mod pipes;
+mod refuse;
 mod stream;
 mod tcp;
 mod token;

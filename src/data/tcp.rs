@@ -12,16 +12,16 @@ use std::time::Duration;
 use mio::Registry;
 
 use super::carry::{Carried, Direction};
-use super::dial::{Leg, Refused, dial, is_local, on_connect_failed};
+use super::dial::{Leg, dial, is_local, on_connect_failed};
 use super::kit::Kit;
 use super::listen::Admission;
 use super::mailbox::Pool;
 use super::pipes::{Parked, Pipes};
+use super::refuse::{Refused, refuse};
 use super::stream::Stream;
 use super::token::{SessionKey, Subject, deadline_id};
-use crate::config::plan::Refuse;
 use crate::lb::backend::BackendState;
-use crate::lb::balance::pick::{Client, Refusal};
+use crate::lb::balance::pick::Client;
 use crate::lb::time::Tick;
 use crate::lb::traffic::relay::{Ready, Relay, Side, Verdict};
 
@@ -449,58 +449,11 @@ impl Session {
     }
 }
 
-/// Tells the log why a client is refused, and makes the coming close say it to the client.
-fn refuse(client: &Stream, pool: &Pool, refused: &Refused, kit: &mut Kit) {
-    let name = &pool.plan.name;
-    match refused {
-        Refused::Balancer(refusal) => {
-            kit.notices.refused.log(
-                kit.now,
-                format_args!("pool \"{name}\": client refused: {}", describe(*refusal)),
-            );
-        }
-        Refused::Unreachable(count) => kit.notices.refused.log(
-            kit.now,
-            format_args!("pool \"{name}\": client refused: {count} backends tried, none connected"),
-        ),
-        Refused::Local(error) => kit.notices.local.log(
-            kit.now,
-            format_args!("pool \"{name}\": client refused: {error}"),
-        ),
-    }
-    match pool.plan.refuse {
-        Refuse::Reset => client.reset_on_close(),
-        Refuse::Close => close_gently(client, kit),
-    }
-}
-
-const fn describe(refusal: Refusal) -> &'static str {
-    match refusal {
-        Refusal::NoneAvailable => "no backend is up",
-        Refusal::AllFull => "every backend is at its max_connections",
-        Refusal::AllTried => "every backend was tried",
-    }
-}
-
-/// Sends a FIN and reads what has come so far: unread bytes would make the close a reset.
-fn close_gently(client: &Stream, kit: &mut Kit) {
-    if client.shut().is_ok() {
-        for _ in 0..GENTLE_READS {
-            if !matches!(client.read(&mut kit.scratch), Ok(1..)) {
-                break;
-            }
-        }
-    }
-}
-
 fn release(parked: [Option<Box<Parked>>; 2], pipes: &mut Pipes) {
     for one in parked {
         pipes.release(one);
     }
 }
-
-/// Reads of a refused client's bytes at most: it gets a FIN for what it has sent, not a service.
-const GENTLE_READS: usize = 4;
 
 /// Between looks at what a peer kernel has acknowledged, at first …
 const FLUSH_WAIT_MIN: Duration = Duration::from_millis(10);

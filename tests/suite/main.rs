@@ -1,2 +1,26 @@
-//! The suite.
+//! The suite: the real `evenkeel` between real sockets, and what must be true of this repository.
+//!
+//! A case carries its id in its name (`tcp_05_…`); `cases` holds the list of ids and the reason for
+//! each that has no case.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod harness;
+
+mod balancing;
+mod cases;
 mod config_files;
+mod configuration;
+mod connecting;
+mod endurance;
+mod health;
+mod real;
+mod reloading;
+mod resources;
+mod service;
+mod tcp;
+mod tidy;
+mod timeouts;

@@ -457,7 +457,9 @@ proptest! {
     fn agrees_with_the_rules(
         policy in proptest::sample::select(&POLICIES[..]),
         load_factor in prop_oneof![Just(0.0), 1.05..2.0f64],
-        rows in proptest::collection::vec((0..4u16, 0..3u32, 0..3u32, any::<bool>(), any::<bool>(), any::<bool>()), 1..12),
+        rows in proptest::collection::vec(
+            (0..4u16, 0..3u32, 0..3u32, any::<bool>(), any::<bool>(), any::<bool>()), 1..12,
+        ),
         fail_open: bool,
         seed: u64,
     ) {

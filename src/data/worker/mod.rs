@@ -4,6 +4,8 @@
 //! an earlier turn, then listeners, commands and deadlines. Everything in a turn is bounded, and
 //! whoever is cut short goes on a list: readiness is edge-triggered and must not be lost.
 
+mod listeners;
+
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -17,15 +19,14 @@ use mio::{Events, Poll, Waker};
 use slotmap::SlotMap;
 
 use super::kit::{Drain, Kit};
-use super::listen::{Accept, Listener, State};
-use super::mailbox::{Active, Command, Mailbox, Report, Reports, Shared, SocketId};
+use super::listen::{Listener, State};
+use super::mailbox::{Command, Mailbox, Report, Reports, Shared};
 use super::tcp::{End, Fate, Request, Session};
 use super::token::{SESSIONS_MAX, SessionKey, Subject, deadline_id, session_of};
 use crate::config::plan::Splice;
 use crate::lb::backend::BackendState;
 use crate::lb::time::Tick;
 use crate::lb::traffic::relay::{Carriage, Ready};
-use crate::sys::socket::Listening;
 
 /// What a worker is told at its start.
 pub struct Settings {
@@ -285,84 +286,6 @@ impl Worker {
         }
     }
 
-    fn accept_all(&mut self) {
-        if self.resume.is_some_and(|at| at <= self.kit.now) {
-            self.resume = None;
-            for (place, listener) in self.listeners.iter_mut().enumerate() {
-                if let Some(listener) = listener
-                    && listener.state == State::Paused
-                {
-                    listener.state = State::Ready;
-                    self.accepting.push(place);
-                }
-            }
-        }
-        for place in std::mem::take(&mut self.accepting) {
-            self.accept(place, ACCEPTS_PER_TURN);
-            if let Some(Some(listener)) = self.listeners.get(place)
-                && listener.state == State::Ready
-            {
-                self.accepting.push(place);
-            }
-        }
-    }
-
-    /// Accepts at most `budget` connections on one listener.
-    fn accept(&mut self, place: usize, budget: usize) {
-        for _ in 0..budget {
-            let Some(Some(listener)) = self.listeners.get_mut(place) else {
-                return;
-            };
-            let accepted = listener.accept(&self.shared, self.index);
-            let name = &listener.route.listener.plan.name;
-            let state = match accepted {
-                Accept::Client(request) => {
-                    self.place(request);
-                    continue;
-                }
-                Accept::Gone => continue,
-                Accept::Empty => State::Waiting,
-                Accept::Full(limit) => {
-                    let line =
-                        format_args!("listener \"{name}\": {limit} is reached, clients wait");
-                    self.kit.notices.full.log(self.kit.now, line);
-                    State::Paused
-                }
-                Accept::Exhausted(error) => {
-                    let line = format_args!("listener \"{name}\": cannot accept: {error}; pausing");
-                    self.kit.notices.accept.log(self.kit.now, line);
-                    State::Paused
-                }
-            };
-            listener.state = state;
-            if state == State::Paused {
-                self.resume = Some(self.kit.now.after(PAUSE));
-            }
-            return;
-        }
-    }
-
-    /// Serves an accepted connection here, or gives it to a worker that has clearly less to do: the
-    /// better of two, drawn at random. The kernel spreads connections without looking at what is
-    /// open, and a few long streams would pile up on one worker.
-    fn place(&mut self, mut request: Box<Request>) {
-        let others = self.mailboxes.len() - 1;
-        if others > 0 {
-            let draw = usize::try_from(self.kit.rng.below(others as u64)).unwrap_or(0);
-            let other = if draw < self.index { draw } else { draw + 1 };
-            let load = |worker: usize| self.shared.workers[worker].sessions.load(Relaxed);
-            if load(self.index) > load(other) + load(other) / 4 + CLEARLY_MORE {
-                request.admission.move_to(other);
-                let adopt = Command::Adopt(Box::new(Accepted(request)));
-                if self.mailboxes[other].post(adopt).is_err() {
-                    log::error!("worker {}: worker {other} has ended", self.index);
-                }
-                return;
-            }
-        }
-        self.open(*request);
-    }
-
     fn open(&mut self, request: Request) {
         if self.sessions.len() >= SESSIONS_MAX {
             return;
@@ -389,57 +312,6 @@ impl Worker {
                 Command::Stop => self.stop(),
                 Command::Adopt(accepted) => self.open(*accepted.0),
             }
-        }
-    }
-
-    fn install(&mut self, active: &Active, add: Vec<(SocketId, Listening)>) {
-        for place in 0..self.listeners.len() {
-            let Some(listener) = &mut self.listeners[place] else {
-                continue;
-            };
-            let socket = listener.route.socket;
-            match active.routes.iter().find(|route| route.socket == socket) {
-                Some(route) => listener.redirect(route.clone()),
-                None => self.close_listener(place),
-            }
-        }
-        for (socket, listening) in add {
-            let Some(route) = active.routes.iter().find(|route| route.socket == socket) else {
-                continue;
-            };
-            let free = self.listeners.iter().position(Option::is_none);
-            let place = free.unwrap_or(self.listeners.len());
-            let subject = Subject::Listener(u32::try_from(place).unwrap_or(u32::MAX));
-            match Listener::new(
-                listening,
-                route.clone(),
-                subject.token(),
-                self.poll.registry(),
-            ) {
-                Ok(listener) => {
-                    self.listeners
-                        .resize_with(self.listeners.len().max(place + 1), || None);
-                    self.listeners[place] = Some(listener);
-                    self.accepting.push(place);
-                }
-                Err(error) => {
-                    let name = &route.listener.plan.name;
-                    log::error!(
-                        "listener \"{name}\": worker {} cannot watch it: {error}",
-                        self.index
-                    );
-                }
-            }
-        }
-        let (worker, generation) = (self.index, active.generation);
-        (self.kit.reports)(Report::Installed { worker, generation });
-    }
-
-    /// Serves the connections that wait on a listening socket already, then closes it.
-    fn close_listener(&mut self, place: usize) {
-        self.accept(place, WAITING_MAX);
-        if let Some(listener) = self.listeners[place].take() {
-            listener.close(self.poll.registry());
         }
     }
 
@@ -485,18 +357,5 @@ impl Worker {
 /// Events taken from the kernel at once.
 const EVENTS_PER_TURN: usize = 512;
 
-/// Connections accepted on one listener in a turn. Few, so that each is still in the cache when its
-/// first bytes come; a larger budget costs rate.
-const ACCEPTS_PER_TURN: usize = 4;
-
-/// Connections taken from a socket that is closed: what may wait there at most.
-const WAITING_MAX: usize = 65_536;
-
 /// The longest wait for events.
 const TURN_TIME_MAX: Duration = Duration::from_secs(1);
-
-/// How long a listener that cannot accept waits before it tries again, unless a session ends.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Sessions beyond a quarter more than the other worker has that make a load clearly larger.
-const CLEARLY_MORE: u32 = 4;

@@ -1,0 +1,67 @@
+//! Refusing a client for whom there is no backend: a line in the log, and what the client sees.
+
+use std::io;
+
+use super::kit::Kit;
+use super::mailbox::Pool;
+use super::stream::Stream;
+use crate::config::plan::Refuse;
+use crate::lb::balance::pick::Refusal;
+
+/// Why a client gets no backend.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// The balancer has none for it.
+    Balancer(Refusal),
+    /// So many backends were tried and none took the connection.
+    Unreachable(usize),
+    /// We lack something ourselves: descriptors, memory, ports.
+    Local(io::Error),
+}
+
+/// Tells the log why a client is refused, and makes the coming close say it to the client.
+pub(super) fn refuse(client: &Stream, pool: &Pool, refused: &Refused, kit: &mut Kit) {
+    let name = &pool.plan.name;
+    match refused {
+        Refused::Balancer(refusal) => {
+            kit.notices.refused.log(
+                kit.now,
+                format_args!("pool \"{name}\": client refused: {}", describe(*refusal)),
+            );
+        }
+        Refused::Unreachable(count) => kit.notices.refused.log(
+            kit.now,
+            format_args!("pool \"{name}\": client refused: {count} backends tried, none connected"),
+        ),
+        Refused::Local(error) => kit.notices.local.log(
+            kit.now,
+            format_args!("pool \"{name}\": client refused: {error}"),
+        ),
+    }
+    match pool.plan.refuse {
+        Refuse::Reset => client.reset_on_close(),
+        Refuse::Close => close_gently(client, kit),
+    }
+}
+
+const fn describe(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::NoneAvailable => "no backend is up",
+        Refusal::AllFull => "every backend is at its max_connections",
+        Refusal::AllTried => "every backend was tried",
+    }
+}
+
+/// Sends a FIN and reads what has come so far: unread bytes would make the close a reset.
+fn close_gently(client: &Stream, kit: &mut Kit) {
+    if client.shut().is_ok() {
+        for _ in 0..GENTLE_READS {
+            if !matches!(client.read(&mut kit.scratch), Ok(1..)) {
+                break;
+            }
+        }
+    }
+}
+
+/// Reads of a refused client's bytes at most: it gets a FIN for what it has sent, not a service.
+const GENTLE_READS: usize = 4;

@@ -1,0 +1,156 @@
+//! A worker's listening sockets: taking clients in turn, giving some to a worker with less to do, and
+//! following the configuration.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::{Accepted, Worker};
+use crate::data::listen::{Accept, Listener, State};
+use crate::data::mailbox::{Active, Command, Report, SocketId};
+use crate::data::tcp::Request;
+use crate::data::token::Subject;
+use crate::sys::socket::Listening;
+
+impl Worker {
+    pub(super) fn accept_all(&mut self) {
+        if self.resume.is_some_and(|at| at <= self.kit.now) {
+            self.resume = None;
+            for (place, listener) in self.listeners.iter_mut().enumerate() {
+                if let Some(listener) = listener
+                    && listener.state == State::Paused
+                {
+                    listener.state = State::Ready;
+                    self.accepting.push(place);
+                }
+            }
+        }
+        for place in std::mem::take(&mut self.accepting) {
+            self.accept(place, ACCEPTS_PER_TURN);
+            if let Some(Some(listener)) = self.listeners.get(place)
+                && listener.state == State::Ready
+            {
+                self.accepting.push(place);
+            }
+        }
+    }
+
+    /// Accepts at most `budget` connections on one listener.
+    pub(super) fn accept(&mut self, place: usize, budget: usize) {
+        for _ in 0..budget {
+            let Some(Some(listener)) = self.listeners.get_mut(place) else {
+                return;
+            };
+            let accepted = listener.accept(&self.shared, self.index);
+            let name = &listener.route.listener.plan.name;
+            let state = match accepted {
+                Accept::Client(request) => {
+                    self.place(request);
+                    continue;
+                }
+                Accept::Gone => continue,
+                Accept::Empty => State::Waiting,
+                Accept::Full(limit) => {
+                    let line =
+                        format_args!("listener \"{name}\": {limit} is reached, clients wait");
+                    self.kit.notices.full.log(self.kit.now, line);
+                    State::Paused
+                }
+                Accept::Exhausted(error) => {
+                    let line = format_args!("listener \"{name}\": cannot accept: {error}; pausing");
+                    self.kit.notices.accept.log(self.kit.now, line);
+                    State::Paused
+                }
+            };
+            listener.state = state;
+            if state == State::Paused {
+                self.resume = Some(self.kit.now.after(PAUSE));
+            }
+            return;
+        }
+    }
+
+    /// Serves an accepted connection here, or gives it to a worker that has clearly less to do: the
+    /// better of two, drawn at random. The kernel spreads connections without looking at what is
+    /// open, and a few long streams would pile up on one worker.
+    pub(super) fn place(&mut self, mut request: Box<Request>) {
+        let others = self.mailboxes.len() - 1;
+        if others > 0 {
+            let draw = usize::try_from(self.kit.rng.below(others as u64)).unwrap_or(0);
+            let other = if draw < self.index { draw } else { draw + 1 };
+            let load = |worker: usize| self.shared.workers[worker].sessions.load(Relaxed);
+            if load(self.index) > load(other) + load(other) / 4 + CLEARLY_MORE {
+                request.admission.move_to(other);
+                let adopt = Command::Adopt(Box::new(Accepted(request)));
+                if self.mailboxes[other].post(adopt).is_err() {
+                    log::error!("worker {}: worker {other} has ended", self.index);
+                }
+                return;
+            }
+        }
+        self.open(*request);
+    }
+
+    pub(super) fn install(&mut self, active: &Active, add: Vec<(SocketId, Listening)>) {
+        for place in 0..self.listeners.len() {
+            let Some(listener) = &mut self.listeners[place] else {
+                continue;
+            };
+            let socket = listener.route.socket;
+            match active.routes.iter().find(|route| route.socket == socket) {
+                Some(route) => listener.redirect(route.clone()),
+                None => self.close_listener(place),
+            }
+        }
+        for (socket, listening) in add {
+            let Some(route) = active.routes.iter().find(|route| route.socket == socket) else {
+                continue;
+            };
+            let free = self.listeners.iter().position(Option::is_none);
+            let place = free.unwrap_or(self.listeners.len());
+            let subject = Subject::Listener(u32::try_from(place).unwrap_or(u32::MAX));
+            match Listener::new(
+                listening,
+                route.clone(),
+                subject.token(),
+                self.poll.registry(),
+            ) {
+                Ok(listener) => {
+                    self.listeners
+                        .resize_with(self.listeners.len().max(place + 1), || None);
+                    self.listeners[place] = Some(listener);
+                    self.accepting.push(place);
+                }
+                Err(error) => {
+                    let name = &route.listener.plan.name;
+                    log::error!(
+                        "listener \"{name}\": worker {} cannot watch it: {error}",
+                        self.index
+                    );
+                }
+            }
+        }
+        let (worker, generation) = (self.index, active.generation);
+        (self.kit.reports)(Report::Installed { worker, generation });
+    }
+
+    /// Serves the connections that wait on a listening socket already, then closes it.
+    pub(super) fn close_listener(&mut self, place: usize) {
+        self.accept(place, WAITING_MAX);
+        if let Some(listener) = self.listeners[place].take() {
+            listener.close(self.poll.registry());
+        }
+    }
+}
+
+/// Connections accepted on one listener in a turn. Few, so that each is still in the cache when its
+/// first bytes come; a larger budget costs rate.
+const ACCEPTS_PER_TURN: usize = 4;
+
+/// Connections taken from a socket that is closed: what may wait there at most.
+const WAITING_MAX: usize = 65_536;
+
+/// How long a listener that cannot accept waits before it tries again, unless a session ends.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Sessions beyond a quarter more than the other worker has that make a load clearly larger.
+const CLEARLY_MORE: u32 = 4;

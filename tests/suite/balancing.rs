@@ -1,0 +1,1 @@
+//! Which backend a client gets: conformance H.

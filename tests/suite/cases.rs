@@ -1,0 +1,88 @@
+//! Every id of the conformance list that the product covers so far, and where it is tested.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// Ids that must have a case, or a reason in [`LEFT_OUT`].
+const IDS: &[&str] = &[
+    // The data path of TCP.
+    "tcp_01", "tcp_02", "tcp_03", "tcp_04", "tcp_05", "tcp_06", "tcp_07", "tcp_09", "tcp_10",
+    "tcp_11", "tcp_13", "tcp_14", "tcp_15", "tcp_16", "tcp_17", "tcp_19", "tcp_20", "tcp_21",
+    "tcp_22", "tcp_23", "tcp_24", "tcp_25", "tcp_27", "tcp_28", "tcp_29", "tcp_30", "tcp_31",
+    "tcp_32", // Connecting and trying again.
+    "con_01", "con_02", "con_03", "con_05", "con_06", "con_08", "con_09", "con_10", "con_11",
+    "con_12", "con_14", "con_15", "con_18", // Back-pressure and limits.
+    "res_01", "res_02", "res_04", "res_05", "res_06", "res_07", "res_08", "res_09", "res_12",
+    "res_13", "res_19", "res_21", // Time-outs.
+    "tmo_01", "tmo_02", "tmo_04", "tmo_05", "tmo_06", "tmo_07", "tmo_08", "tmo_09", "tmo_10",
+    // Health.
+    "hlt_01", "hlt_02", "hlt_06", "hlt_07", "hlt_09", "hlt_10", "hlt_12", "hlt_13", "hlt_17",
+    "hlt_19", "hlt_20", "hlt_22", // Balancing.
+    "bal_01", "bal_02", "bal_03", "bal_04", "bal_06", "bal_07", "bal_08", "bal_09", "bal_10",
+    "bal_11", "bal_12", "bal_13", "bal_14", "bal_16", // Reload, drain, signals.
+    "rld_01", "rld_02", "rld_03", "rld_04", "rld_05", "rld_06", "rld_07", "rld_08", "rld_09",
+    "rld_11", "rld_12", "rld_13", "rld_25", "rld_26", "rld_27", "rld_28", "rld_33", "rld_34",
+    // Configuration and command line.
+    "cfg_01", "cfg_02", "cfg_03", "cfg_04", "cfg_05", "cfg_06", "cfg_07", "cfg_08", "cfg_10",
+    // Security and the environment.
+    "sec_01", "sec_03",
+];
+
+/// Ids without a case, and why.
+const LEFT_OUT: &[(&str, &str)] = &[
+    (
+        "tcp_20",
+        "there is no option for TCP Fast Open; a listener without it never sees data in a SYN",
+    ),
+    (
+        "tcp_23",
+        "reordering needs a relay on a TUN device; the kernel's TCP hides it from every socket, \
+                and loss (tcp_22) makes it reorder as well",
+    ),
+    ("tmo_05", "max_lifetime is not supported yet"),
+    ("tmo_08", "accept_proxy is not supported yet"),
+];
+
+fn case_names() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for folder in ["tests/suite", "src"] {
+        let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                let functions = text
+                    .lines()
+                    .filter_map(|line| line.trim().strip_prefix("fn "));
+                names.extend(functions.map(|line| line.split('(').next().unwrap().to_owned()));
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn every_id_has_a_case_or_a_reason() {
+    let names = case_names();
+    let mut wrong = Vec::new();
+    for id in IDS {
+        let has_case = names.iter().any(|name| name.starts_with(&format!("{id}_")));
+        let is_left_out = LEFT_OUT.iter().any(|(other, _)| other == id);
+        match (has_case, is_left_out) {
+            (false, false) => wrong.push(format!("{id} has neither a case nor a reason")),
+            (true, true) => wrong.push(format!("{id} is left out and has a case")),
+            _ => {}
+        }
+    }
+    for (id, _) in LEFT_OUT {
+        if !IDS.contains(id) {
+            wrong.push(format!("{id} is left out of nothing"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

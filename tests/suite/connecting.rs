@@ -1,0 +1,1 @@
+//! Connecting to backends and trying again: conformance B.

@@ -1,0 +1,1 @@
+//! Long runs: many connections over reloads, transfers broken at random, system calls counted.

@@ -1,0 +1,25 @@
+//! What every case uses: the proxy as a process, the two ends of its sessions as plain sockets, and
+//! waiting for a condition with a deadline.
+//!
+//! Rules of a case: port 0, no fixed time, a seed that is printed, and [`Proxy::finish`] at its end,
+//! which looks at the process as a whole.
+
+pub mod axis;
+pub mod backend;
+pub mod clients;
+pub mod config;
+pub mod log;
+pub mod payload;
+pub mod process;
+pub mod proxy;
+pub mod scale;
+pub mod stream;
+pub mod wait;
+
+pub use axis::{Axis, Family, on_every_axis};
+pub use backend::{Listening, Served, Tagged};
+pub use config::Config;
+pub use payload::{Payload, Rng};
+pub use proxy::{NAME as EVENKEEL, Proxy};
+pub use stream::{End, connect, connect_from, read_all, reset};
+pub use wait::{DEADLINE, until};

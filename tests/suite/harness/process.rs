@@ -1,0 +1,114 @@
+//! What the kernel knows of a process.
+
+use std::fs;
+use std::time::Duration;
+
+/// Open descriptors of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Descriptors {
+    /// All but pipes.
+    pub others: usize,
+    /// Ends of pipes.
+    pub pipes: usize,
+}
+
+/// The open descriptors of process `id`.
+pub fn descriptors(id: u32) -> Descriptors {
+    let mut found = Descriptors::default();
+    let entries = fs::read_dir(format!("/proc/{id}/fd")).expect("a running process");
+    for entry in entries.flatten() {
+        // A descriptor that was closed in the meantime is none.
+        let Ok(target) = fs::read_link(entry.path()) else {
+            continue;
+        };
+        if target.to_string_lossy().starts_with("pipe:") {
+            found.pipes += 1;
+        } else {
+            found.others += 1;
+        }
+    }
+    found
+}
+
+/// What each descriptor of process `id` is.
+pub fn descriptor_list(id: u32) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{id}/fd")).expect("a running process");
+    let target = |entry: fs::DirEntry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        Some(format!(
+            "{} -> {}",
+            entry.file_name().to_string_lossy(),
+            target.display()
+        ))
+    };
+    entries.flatten().filter_map(target).collect()
+}
+
+/// Resident memory of process `id`, in bytes.
+pub fn resident(id: u32) -> u64 {
+    status_kib(id, "VmRSS:") * 1024
+}
+
+/// Memory of process `id` that is its own, in bytes.
+pub fn private_dirty(id: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).expect("a running process");
+    kib(&text, "Private_Dirty:") * 1024
+}
+
+/// A line of /proc/ID/status.
+pub fn status(id: u32, key: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{id}/status")).expect("a running process");
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    line.unwrap_or_else(|| panic!("no {key} in\n{text}"))
+        .trim()
+        .to_owned()
+}
+
+/// Processor time that process `id` has used.
+pub fn processor_time(id: u32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{id}/stat")).expect("a running process");
+    // The name, in parentheses, may hold anything.
+    let fields: Vec<&str> = text
+        .rsplit(')')
+        .next()
+        .expect("a line")
+        .split_whitespace()
+        .collect();
+    let ticks = |place: usize| fields[place].parse::<u64>().expect("a number");
+    Duration::from_millis((ticks(11) + ticks(12)) * 10) // 100 ticks a second on Linux
+}
+
+/// The listening sockets of this machine on `port`, by inode.
+pub fn listening_inodes(port: u16) -> Vec<u64> {
+    let mut inodes = Vec::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let text = fs::read_to_string(table).expect("a table of sockets");
+        for line in text.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            if fields[3] == "0A" && fields[1].ends_with(&format!(":{port:04X}")) {
+                inodes.push(fields[9].parse().expect("an inode"));
+            }
+        }
+    }
+    inodes.sort_unstable();
+    inodes
+}
+
+fn status_kib(id: u32, key: &str) -> u64 {
+    let value = status(id, key);
+    value
+        .trim_end_matches(" kB")
+        .parse()
+        .expect("a number of kB")
+}
+
+fn kib(text: &str, key: &str) -> u64 {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key))
+        .expect("the key");
+    line.trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .expect("a number of kB")
+}

@@ -1,0 +1,102 @@
+//! The two ends of a session, as plain blocking sockets.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::wait::DEADLINE;
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// An end of file.
+    Fin,
+    /// A reset.
+    Reset,
+}
+
+/// Connects; reads and writes fail after [`DEADLINE`].
+#[track_caller]
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, DEADLINE);
+    bounded(stream.unwrap_or_else(|error| panic!("connect to {address}: {error}")))
+}
+
+/// Connects from a given address of this machine.
+pub fn connect_from(source: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // A port is chosen at the connect, so that one port serves several destinations.
+    setsockopt(&socket, IpBindAddressNoPort, &true)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.connect_timeout(&address.into(), DEADLINE)?;
+    Ok(bounded(socket.into()))
+}
+
+/// The same stream with a bound on every read and write.
+pub fn bounded(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(DEADLINE)).expect("not zero");
+    stream.set_write_timeout(Some(DEADLINE)).expect("not zero");
+    stream.set_nodelay(true).expect("a TCP socket");
+    stream
+}
+
+/// Reads to the end of the stream; fails if it does not come.
+#[track_caller]
+pub fn read_all(stream: &mut impl Read) -> (Vec<u8>, End) {
+    let mut bytes = Vec::new();
+    let end = read_on(stream, |more| bytes.extend_from_slice(more));
+    (bytes, end)
+}
+
+/// Reads to the end of the stream, piece by piece.
+#[track_caller]
+pub fn read_on(stream: &mut impl Read, mut each: impl FnMut(&[u8])) -> End {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return End::Fin,
+            Ok(count) => each(&buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if is_reset(&error) => return End::Reset,
+            Err(error) => panic!("neither bytes nor an end: {error}"),
+        }
+    }
+}
+
+/// Whether an error means that the other side reset the connection.
+pub fn is_reset(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+    )
+}
+
+/// Closes a socket with a reset.
+pub fn reset(stream: impl AsFd) {
+    reset_on_close(&stream);
+}
+
+/// Makes the coming close a reset.
+pub fn reset_on_close(stream: &impl AsFd) {
+    let socket = SockRef::from(stream);
+    socket
+        .set_linger(Some(Duration::ZERO))
+        .expect("a stream socket");
+}
+
+/// Fails if the stream ends or brings bytes within `time`.
+#[track_caller]
+pub fn is_silent_for(stream: &mut TcpStream, time: Duration) {
+    stream.set_read_timeout(Some(time)).expect("not zero");
+    let mut byte = [0];
+    match stream.read(&mut byte) {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+        other => panic!("not silent: {other:?}"),
+    }
+    stream.set_read_timeout(Some(DEADLINE)).expect("not zero");
+}

@@ -1,0 +1,1 @@
+//! Probes and what follows from them: conformance G.

@@ -1,0 +1,1 @@
+//! Real software on both ends, and how much it costs them.

@@ -1,0 +1,1 @@
+//! Reload, drain and signals: conformance I.

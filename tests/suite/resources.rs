@@ -1,0 +1,1 @@
+//! Back-pressure, fairness and limits: conformance C.
