@@ -7,6 +7,10 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
+#![expect(
+    unreachable_pub,
+    reason = "nothing is outside: a program has no users of its items"
+)]
 
 mod harness;
 

@@ -81,7 +81,7 @@ pub fn processor_time(id: u32) -> Duration {
 /// The listening sockets of this machine on `port`, by inode.
 pub fn listening_inodes(port: u16) -> Vec<u64> {
     let mut inodes = Vec::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+    for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
         let text = fs::read_to_string(table).expect("a table of sockets");
         for line in text.lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();
@@ -111,4 +111,20 @@ fn kib(text: &str, key: &str) -> u64 {
         .trim_end_matches(" kB")
         .parse()
         .expect("a number of kB")
+}
+
+/// The timers of the sockets between two ports, as the kernel's table of TCP sockets shows them: 0 =
+/// none, 1 = retransmission, 2 = keep-alive, 4 = probing a closed window.
+pub fn timer(local: u16, other: u16) -> Option<u8> {
+    for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
+        let text = fs::read_to_string(table).expect("a table of sockets");
+        for line in text.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let is = |field: &str, port: u16| field.ends_with(&format!(":{port:04X}"));
+            if is(fields[1], local) && is(fields[2], other) {
+                return fields[5][..2].parse().ok();
+            }
+        }
+    }
+    None
 }

@@ -1,0 +1,6 @@
+//! The data path of TCP: conformance A.
+
+mod data;
+mod ends;
+mod networks;
+mod scripts;
