@@ -60,11 +60,12 @@ fn demonstrate(length: Duration) -> io::Result<u64> {
         }
         let is_dead = elapsed > length / 3 && elapsed <= length * 2 / 3;
         if is_dead && !was_killed {
-            tally.reset_expected.store(true, Relaxed);
-            backends[0].kill();
+            tally.victim_is_dead.store(true, Relaxed);
+            backends[VICTIM].kill();
             was_killed = true;
-        } else if was_killed && !is_dead && !backends[0].is_alive() {
-            backends[0].revive()?;
+        } else if was_killed && !is_dead && !backends[VICTIM].is_alive() {
+            backends[VICTIM].revive()?;
+            tally.victim_is_dead.store(false, Relaxed);
         }
         let now = tally.shares();
         println!("{}", line(elapsed, &tally, &before, &now, &backends));
@@ -179,8 +180,8 @@ struct Tally {
     lost: AtomicU64,
     /// Streams begun, per backend.
     begun: [AtomicU64; 3],
-    /// A backend was killed: streams on it break.
-    reset_expected: AtomicBool,
+    /// Streams may break that have not said yet whose they are.
+    victim_is_dead: AtomicBool,
     is_over: AtomicBool,
 }
 
@@ -207,30 +208,33 @@ fn client(address: SocketAddr, tally: &Tally) {
         if tally.is_over.load(Relaxed) {
             return;
         }
-        match result {
+        let count = match result {
             Ok(()) => &tally.whole,
-            Err(_) if tally.reset_expected.load(Relaxed) => &tally.cut,
+            Err(Some(VICTIM)) => &tally.cut,
+            Err(None) if tally.victim_is_dead.load(Relaxed) => &tally.cut,
             Err(_) => &tally.lost,
-        }
-        .fetch_add(1, Relaxed);
+        };
+        count.fetch_add(1, Relaxed);
     }
 }
 
-/// Asks for a stream and reads it to its last token.
-fn one_stream(address: SocketAddr, tally: &Tally) -> io::Result<()> {
+/// Asks for a stream and reads it to its last token; fails with the backend that began it, if known.
+fn one_stream(address: SocketAddr, tally: &Tally) -> Result<(), Option<usize>> {
+    let mut lines = ask(address).map_err(|_| None)?;
+    let name = lines.next().ok_or(None)?.map_err(|_| None)?;
+    let backend = NAMES.iter().position(|known| *known == name).ok_or(None)?;
+    tally.begun[backend].fetch_add(1, Relaxed);
+    match lines.collect::<io::Result<Vec<String>>>() {
+        Ok(tokens) if tokens.len() == TOKENS => Ok(()),
+        Ok(_) | Err(_) => Err(Some(backend)),
+    }
+}
+
+/// The lines of the answer to one request.
+fn ask(address: SocketAddr) -> io::Result<io::Lines<BufReader<TcpStream>>> {
     let stream = TcpStream::connect(address)?;
     (&stream).write_all(b"tell me a story\n")?;
-    let mut lines = BufReader::new(stream).lines();
-    let name = lines.next().ok_or(io::ErrorKind::UnexpectedEof)??;
-    if let Some(index) = NAMES.iter().position(|known| *known == name) {
-        tally.begun[index].fetch_add(1, Relaxed);
-    }
-    let tokens = lines.collect::<io::Result<Vec<String>>>()?;
-    if tokens.len() == TOKENS {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::UnexpectedEof.into())
-    }
+    Ok(BufReader::new(stream).lines())
 }
 
 /// A backend that streams tokens until it is killed.
@@ -334,6 +338,8 @@ fn tell(name: &str, mut stream: &TcpStream) -> io::Result<()> {
 }
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
+/// The one that dies and comes back.
+const VICTIM: usize = 0;
 const LOCALHOST: (&str, u16) = ("127.0.0.1", 0);
 /// Streams at a time.
 const CLIENTS: usize = 12;

@@ -21,6 +21,7 @@ mod configuration;
 mod connecting;
 mod endurance;
 mod health;
+mod placement;
 mod real;
 mod reloading;
 mod resources;

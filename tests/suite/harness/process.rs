@@ -1,5 +1,6 @@
 //! What the kernel knows of a process.
 
+use std::collections::HashMap;
 use std::fs;
 use std::time::Duration;
 
@@ -113,18 +114,55 @@ fn kib(text: &str, key: &str) -> u64 {
         .expect("a number of kB")
 }
 
-/// The timers of the sockets between two ports, as the kernel's table of TCP sockets shows them: 0 =
-/// none, 1 = retransmission, 2 = keep-alive, 4 = probing a closed window.
-pub fn timer(local: u16, other: u16) -> Option<u8> {
+/// What the kernel's table says of a TCP socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// 0 = none, 1 = retransmission, 2 = keep-alive, 4 = probing a closed window.
+    pub timer: u8,
+    pub inode: u64,
+}
+
+/// Every TCP socket in the network of the calling thread, by its port and the other end's.
+pub fn tcp_sockets() -> HashMap<(u16, u16), Entry> {
+    let mut found = HashMap::new();
     for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
         let text = fs::read_to_string(table).expect("a table of sockets");
         for line in text.lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            let is = |field: &str, port: u16| field.ends_with(&format!(":{port:04X}"));
-            if is(fields[1], local) && is(fields[2], other) {
-                return fields[5][..2].parse().ok();
-            }
+            let port = |field: &str| {
+                let (_, port) = field.rsplit_once(':').expect("an address and a port");
+                u16::from_str_radix(port, 16).expect("a port")
+            };
+            let entry = Entry {
+                timer: fields[5][..2].parse().expect("a number"),
+                inode: fields[9].parse().expect("an inode"),
+            };
+            found.insert((port(fields[1]), port(fields[2])), entry);
         }
     }
-    None
+    found
+}
+
+/// For each epoll of process `id`, the inodes of what it watches.
+pub fn epoll_sets(id: u32) -> Vec<Vec<u64>> {
+    let link = |fd: &str| fs::read_link(format!("/proc/{id}/fd/{fd}")).ok();
+    let entries = fs::read_dir(format!("/proc/{id}/fdinfo")).expect("a running process");
+    let watched = |entry: fs::DirEntry| {
+        let text = fs::read_to_string(entry.path()).ok()?;
+        let targets = text.lines().filter_map(|line| line.strip_prefix("tfd:"));
+        let inodes = targets.filter_map(|rest| {
+            let target = link(rest.split_whitespace().next()?)?;
+            let name = target.to_string_lossy().into_owned();
+            name.strip_prefix("socket:[")?
+                .strip_suffix(']')?
+                .parse()
+                .ok()
+        });
+        Some(inodes.collect::<Vec<u64>>())
+    };
+    entries
+        .flatten()
+        .filter_map(watched)
+        .filter(|set| !set.is_empty())
+        .collect()
 }

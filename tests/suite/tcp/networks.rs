@@ -68,6 +68,13 @@ fn tcp_22_one_segment_in_twenty_lost() {
     });
 }
 
+/// The timer of the socket between two ports.
+fn timer(local: u16, other: u16) -> Option<u8> {
+    process::tcp_sockets()
+        .get(&(local, other))
+        .map(|socket| socket.timer)
+}
+
 #[test]
 fn tcp_28_silent_clients_are_probed_by_keep_alive() {
     const KEEP_ALIVE: u8 = 2;
@@ -78,12 +85,12 @@ fn tcp_28_silent_clients_are_probed_by_keep_alive() {
         let (front, client_port) = (proxy.front().port(), client.local_addr().unwrap().port());
         until(
             "the timer of the proxy's socket to the client is keep-alive",
-            || process::timer(front, client_port) == Some(KEEP_ALIVE),
+            || timer(front, client_port) == Some(KEEP_ALIVE),
         );
         // Towards a backend the idle time-out and the probes do it.
         let leg = server.peer_addr().unwrap().port();
         until("no timer towards the backend", || {
-            process::timer(leg, backend.address.port()) == Some(0)
+            timer(leg, backend.address.port()) == Some(0)
         });
         drop((client, server));
         proxy.finish();
