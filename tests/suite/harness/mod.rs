@@ -12,6 +12,7 @@ pub mod log;
 pub mod namespace;
 pub mod payload;
 pub mod process;
+pub mod program;
 pub mod proxy;
 pub mod scale;
 pub mod stream;
