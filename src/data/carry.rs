@@ -122,7 +122,14 @@ impl Direction<'_> {
             }
             Parked::Pipe(mut pipe) => {
                 match retry(|| pipe.empty(self.sink, count)) {
-                    Ok(taken) => self.relay.on_write(self.from, Write::Bytes(taken)),
+                    Ok(taken) => {
+                        self.relay.on_write(self.from, Write::Bytes(taken));
+                        // A splice that an error cuts short says nothing of it, and the kernel has
+                        // forgotten it: the sink's next read would look like a clean end.
+                        if taken < count && self.sink.is_broken() {
+                            self.relay.on_write(self.from, Write::Failed);
+                        }
+                    }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         self.relay.on_write(self.from, Write::Bytes(0));
                     }

@@ -57,6 +57,11 @@ impl Stream {
         }
     }
 
+    /// Whether writes fail, asked by a write of nothing.
+    pub(super) fn is_broken(&self) -> bool {
+        self.write(&[]).is_err()
+    }
+
     /// Sends a FIN.
     pub(super) fn shut(&self) -> io::Result<()> {
         match self {

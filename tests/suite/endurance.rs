@@ -1,1 +1,3 @@
 //! Long runs: many connections over reloads, transfers broken at random, system calls counted.
+
+mod broken;
