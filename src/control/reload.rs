@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::loader::Loaded;
 use crate::config::plan::{self, Health};
@@ -96,8 +97,13 @@ impl Registry {
                     .map(|b| (pool.name.as_str(), b.name.as_str()))
             })
             .collect();
-        self.backends.retain(|(pool, name), state| {
-            in_plan.contains(&(pool.as_str(), name.as_str())) || state.open() > 0
+        self.backends.retain(|identity, state| {
+            let (pool, name) = identity;
+            let is_used = in_plan.contains(&(pool.as_str(), name.as_str())) || state.open() > 0;
+            if !is_used {
+                log_backend(identity, state);
+            }
+            is_used
         });
         let listeners: std::collections::HashSet<&str> = plan
             .listeners
@@ -105,36 +111,26 @@ impl Registry {
             .map(|listener| listener.name.as_str())
             .collect();
         self.listeners.retain(|name, counters| {
-            listeners.contains(name.as_str())
-                || counters.open.load(std::sync::atomic::Ordering::Relaxed) > 0
+            let is_used = listeners.contains(name.as_str()) || counters.open.load(Relaxed) > 0;
+            if !is_used {
+                log_listener(name, counters);
+            }
+            is_used
         });
     }
 
-    /// Every backend and listener known, for the totals at the end.
+    /// The totals of every backend and listener known. Those of the others were logged when they
+    /// were forgotten.
     pub(super) fn log_totals(&self) {
-        use std::sync::atomic::Ordering::Relaxed;
         let mut listeners: Vec<_> = self.listeners.iter().collect();
         listeners.sort_by_key(|(name, _)| *name);
         for (name, counters) in listeners {
-            log::info!(
-                "listener \"{name}\": accepted {}, refused {}, open {}",
-                counters.accepted.load(Relaxed),
-                counters.refused.load(Relaxed),
-                counters.open.load(Relaxed)
-            );
+            log_listener(name, counters);
         }
         let mut backends: Vec<_> = self.backends.iter().collect();
         backends.sort_by_key(|(identity, _)| *identity);
-        for ((pool, name), state) in backends {
-            log::info!(
-                "backend \"{pool}/{name}\": sessions {}, connect failures {}, bytes to backend {}, \
-                 bytes to client {}, open {}",
-                state.sessions.load(Relaxed),
-                state.connect_failures.load(Relaxed),
-                state.bytes_to_backend.load(Relaxed),
-                state.bytes_to_client.load(Relaxed),
-                state.open()
-            );
+        for (identity, state) in backends {
+            log_backend(identity, state);
         }
     }
 
@@ -155,4 +151,25 @@ impl Registry {
             backup: backend.backup,
         }
     }
+}
+
+fn log_listener(name: &str, counters: &ListenerCounters) {
+    log::info!(
+        "listener \"{name}\": accepted {}, refused {}, open {}",
+        counters.accepted.load(Relaxed),
+        counters.refused.load(Relaxed),
+        counters.open.load(Relaxed)
+    );
+}
+
+fn log_backend((pool, name): &(String, String), state: &BackendState) {
+    log::info!(
+        "backend \"{pool}/{name}\": sessions {}, connect failures {}, bytes to backend {}, \
+         bytes to client {}, open {}",
+        state.sessions.load(Relaxed),
+        state.connect_failures.load(Relaxed),
+        state.bytes_to_backend.load(Relaxed),
+        state.bytes_to_client.load(Relaxed),
+        state.open()
+    );
 }

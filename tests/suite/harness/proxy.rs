@@ -291,11 +291,25 @@ impl Totals {
                     .and_then(|(_, rest)| rest.split_once("\": "))
                     && counts.contains("open ")
                 {
-                    map.insert(name.to_owned(), numbers(counts));
+                    // One that went and came back counts from 0 again.
+                    let sums = map.entry(name.to_owned()).or_default();
+                    for (what, number) in numbers(counts) {
+                        *sums.entry(what).or_default() += number;
+                    }
                 }
             }
         }
         totals
+    }
+
+    /// A count of all listeners.
+    pub fn listeners(&self, what: &str) -> u64 {
+        self.listeners.values().map(|counts| counts[what]).sum()
+    }
+
+    /// A count of all backends.
+    pub fn backends(&self, what: &str) -> u64 {
+        self.backends.values().map(|counts| counts[what]).sum()
     }
 
     /// A count of the listener "front".
