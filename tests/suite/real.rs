@@ -116,6 +116,7 @@ fn nginx(software: &Software, folder: &Folder, number: u32) -> (SocketAddr, Prog
 /// Downloads the file: its size and digest.
 fn download(front: SocketAddr) -> (u64, [u8; 32]) {
     let mut stream = connect(front);
+    stream.set_read_timeout(Some(LONG)).unwrap();
     stream.write_all(b"GET /file HTTP/1.0\r\n\r\n").unwrap();
     let mut reader = BufReader::with_capacity(256 * 1024, stream);
     let mut line = String::new();
