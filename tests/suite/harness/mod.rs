@@ -7,6 +7,7 @@
 pub mod axis;
 pub mod backend;
 pub mod clients;
+pub mod command;
 pub mod config;
 pub mod log;
 pub mod namespace;
@@ -20,6 +21,7 @@ pub mod wait;
 
 pub use axis::{Axis, Family, on_every_axis};
 pub use backend::{Listening, Served, Tagged};
+pub use command::evenkeel;
 pub use config::Config;
 pub use namespace::in_namespace;
 pub use payload::{Payload, Rng};
