@@ -216,6 +216,7 @@ impl Session {
             Verdict::Run => {
                 if !self.is_half_closed && self.relay.is_half_closed() {
                     self.is_half_closed = true;
+                    self.last_activity = kit.now; // an end of file is not counted as bytes moved
                     self.arm(key, kit);
                 }
                 if carried.cut_short || self.relay.is_ready() {

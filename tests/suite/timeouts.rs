@@ -184,6 +184,38 @@ fn tmo_04_half_closed_has_a_time_of_its_own() {
 }
 
 #[test]
+fn tmo_04_a_finish_after_a_long_silence_still_gets_its_answer() {
+    on_both_carriages(|axis| {
+        let backend = Listening::start(axis.family);
+        let config = Config::of(axis, &[backend.address])
+            .pool("idle_timeout = \"1h\"")
+            .pool("half_close_timeout = \"1s\"");
+        let proxy = Proxy::start(&config);
+        unless_disturbed(|| {
+            let (mut client, mut server) = backend.pair(proxy.front());
+            is_silent_for(&mut client, Duration::from_millis(1_100));
+            let since = Instant::now();
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_all(&mut server), (vec![], End::Fin));
+            server
+                .set_read_timeout(Some(Duration::from_millis(200)))
+                .unwrap();
+            drop(server.read(&mut [0])); // it thinks, for as long as that
+            drop(server.write_all(b"answer"));
+            drop(server);
+            let answer = read_all(&mut client);
+            let is_whole = answer == (b"answer".to_vec(), End::Fin);
+            assert!(
+                is_whole || since.elapsed() >= Duration::from_secs(1),
+                "{answer:?}"
+            );
+            is_whole
+        });
+        proxy.finish();
+    });
+}
+
+#[test]
 fn tmo_04_half_closed_may_be_silent_for_longer_than_idle() {
     on_both_carriages(|axis| {
         let backend = Listening::start(axis.family);
