@@ -21,9 +21,26 @@ pub use error::{Error, Errors, MAX_ERRORS};
 pub use keys::reference;
 pub use parse::MAX_TEXT;
 
-use error::Problems;
+use error::{Problems, Wrong};
 use model::Model;
 use plan::Plan;
+
+/// Reads a configuration as it lies in a file, of which no more than [`MAX_TEXT`] bytes and one need
+/// to be given.
+pub fn load_bytes(bytes: &[u8], file: &str) -> Result<Plan, Errors> {
+    let error = match std::str::from_utf8(bytes) {
+        Ok(text) => return load(text, file),
+        Err(error) => error,
+    };
+    let text = String::from_utf8_lossy(bytes);
+    if bytes.len() > MAX_TEXT {
+        return load(&text, file); // it may have been cut within a character
+    }
+    let problems = Problems::default();
+    let wrong = Wrong::new("this is not UTF-8 text", "save the file as UTF-8");
+    problems.syntax(error.valid_up_to(), wrong);
+    Err(problems.into_errors(&text, file))
+}
 
 /// Reads a configuration. `file` is only its name, for the errors.
 pub fn load(text: &str, file: &str) -> Result<Plan, Errors> {

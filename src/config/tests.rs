@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::diff::diff;
 use super::plan::*;
-use super::{MAX_TEXT, load};
+use super::{MAX_TEXT, load, load_bytes};
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::{Policy, Settings};
 use crate::lb::rng::Rng;
@@ -258,6 +258,24 @@ fn odd_texts_give_clean_errors() {
     }
     let too_long = " ".repeat(MAX_TEXT + 1);
     let error = load(&too_long, "f").unwrap_err().to_string();
+    assert!(error.starts_with("f:1:1: the file is longer"), "{error}");
+}
+
+#[test]
+fn what_is_no_text_says_where() {
+    for (bytes, place) in [
+        (&b"\xff\xfe[\0"[..], "1:1"),
+        (b"# one\n# caf\xc3\xa9 \xe9\n", "2:8"),
+        (b"[global]\n\xc3", "2:1"),
+    ] {
+        let error = load_bytes(bytes, "f").unwrap_err().to_string();
+        let expected = format!("f:{place}: this is not UTF-8 text; save the file as UTF-8");
+        assert_eq!(error, expected);
+    }
+    // Cut off within a character, it is too long all the same.
+    let mut too_long = "é".repeat(MAX_TEXT / 2).into_bytes();
+    too_long.push("é".as_bytes()[0]);
+    let error = load_bytes(&too_long, "f").unwrap_err().to_string();
     assert!(error.starts_with("f:1:1: the file is longer"), "{error}");
 }
 

@@ -56,11 +56,7 @@ pub fn read(path: &Path) -> Result<Plan, LoadError> {
         .saturating_add(1);
     let file = std::fs::File::open(path).map_err(failed)?;
     file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        failed(io::Error::other(format!("byte {at} is not UTF-8 text")))
-    })?;
-    config::load(&text, &path.display().to_string()).map_err(LoadError::Invalid)
+    config::load_bytes(&bytes, &path.display().to_string()).map_err(LoadError::Invalid)
 }
 
 /// Loads a plan and resolves its backends.
