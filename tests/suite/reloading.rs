@@ -1,1 +1,0 @@
-//! Reload, drain and signals: conformance I.
