@@ -59,10 +59,24 @@ pub fn read(path: &Path) -> Result<Plan, LoadError> {
     config::load_bytes(&bytes, &path.display().to_string()).map_err(LoadError::Invalid)
 }
 
+/// The same on a thread of its own: a file may be long, or on a disk that does not answer.
+async fn read_in_time(path: &Path) -> Result<Plan, LoadError> {
+    let reading = tokio::task::spawn_blocking({
+        let path = path.to_owned();
+        move || read(&path)
+    });
+    let failed = |error| LoadError::Read(path.to_owned(), error);
+    match tokio::time::timeout(READ_TIMEOUT, reading).await {
+        Ok(Ok(plan)) => plan,
+        Ok(Err(error)) => Err(failed(io::Error::other(error))),
+        Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
+    }
+}
+
 /// Loads a plan and resolves its backends.
 pub async fn load(source: &Source) -> Result<Loaded, LoadError> {
     let plan = match source {
-        Source::File(path) => read(path)?,
+        Source::File(path) => read_in_time(path).await?,
         Source::Fixed(plan) => plan.as_ref().clone(),
     };
     let mut targets = Vec::with_capacity(plan.pools.len());
@@ -120,6 +134,9 @@ fn scoped(address: &str, name: &str, port: u16) -> io::Result<SocketAddr> {
     let scope = interface::index(name)?;
     Ok(SocketAddrV6::new(address, port, 0, scope).into())
 }
+
+/// A file that takes longer to read is a pipe that nobody writes to, or its disk is gone.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A resolver that takes longer is down.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);

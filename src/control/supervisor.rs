@@ -1,7 +1,9 @@
 //! The control plane's life: start the workers, put plans in force, answer requests, drain, stop.
 
 use std::fmt;
+use std::future::{Future, pending};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -10,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::LocalSet;
 
 use super::handle::{Event, Request, Requests};
-use super::loader::{Loaded, Source, load};
+use super::loader::{LoadError, Loaded, Source, load};
 use super::prober::Probers;
 use super::reload::Registry;
 use super::sockets::Sockets;
@@ -73,11 +75,14 @@ pub fn run(settings: Settings, requests: Requests) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure(format!("cannot start the control plane: {error}")))?;
     let tasks = LocalSet::new();
-    tasks.block_on(&runtime, async {
+    let ended = tasks.block_on(&runtime, async {
         let mut supervisor = Supervisor::start(settings, &tasks).await?;
         supervisor.serve(requests, &tasks).await;
         Ok(())
-    })
+    });
+    // A thread that hangs in a file or in the resolver must not hold back the end.
+    runtime.shutdown_background();
+    ended
 }
 
 struct Supervisor {
@@ -124,26 +129,16 @@ impl Supervisor {
         });
         let (sender, reports) = unbounded_channel();
         let to_us: Reports = Arc::new(move |report| drop(sender.send(report)));
-        let splice = loaded.plan.global.splice;
-        let workers = (0..count)
-            .map(|index| {
-                worker::prepare(worker::Settings {
-                    index,
-                    shared: Arc::clone(&shared),
-                    reports: Arc::clone(&to_us),
-                    splice,
-                    pipes: budget.pipes_per_worker,
-                    seed: settings.seed.wrapping_add(index as u64),
-                })
-            })
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(|error| fail("cannot prepare a worker", error))?;
+        let workers = start_workers(count, |index| worker::Settings {
+            index,
+            shared: Arc::clone(&shared),
+            reports: Arc::clone(&to_us),
+            splice: loaded.plan.global.splice,
+            pipes: budget.pipes_per_worker,
+            seed: settings.seed.wrapping_add(index as u64),
+        })
+        .map_err(|error| fail("cannot start a worker", error))?;
         let mailboxes: Vec<Mailbox> = workers.iter().map(|w| w.mailbox.clone()).collect();
-        let workers = workers
-            .into_iter()
-            .map(|worker| worker.spawn(mailboxes.clone()))
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(|error| fail("cannot start a worker", error))?;
         log::info!(
             "{count} workers; {budget}; at most {} sessions",
             shared.max_connections.load(Relaxed)
@@ -173,15 +168,27 @@ impl Supervisor {
     async fn serve(&mut self, mut requests: Requests, tasks: &LocalSet) {
         let mut alive = tokio::time::interval(self.alive_every.unwrap_or(NEVER));
         let mut drain: Option<Drain> = None;
+        let mut loading: Option<Loading> = None;
         loop {
             let until = drain.as_ref().map_or_else(far, |drain| drain.until);
             tokio::select! {
                 request = requests.next() => match (request, &drain) {
-                    (Request::Reload, None) => self.reload(tasks).await,
+                    (Request::Reload, None) => self.ask_for_reload(&mut loading),
                     (Request::Reload, Some(_)) => log::warn!("reload refused: the process stops"),
-                    (Request::Drain, None) => drain = Some(self.drain()),
+                    (Request::Drain, None) => {
+                        if loading.take().is_some() {
+                            log::warn!("reload given up: the process stops");
+                        }
+                        drain = Some(self.drain());
+                    }
                     (Request::Drain, Some(_)) | (Request::Stop, _) => break,
                 },
+                loaded = next_loaded(&mut loading) => {
+                    if let Some(Loading { since, is_asked_again, .. }) = loading.take() {
+                        self.reload(loaded, since, tasks).await;
+                        loading = is_asked_again.then(|| self.start_loading());
+                    }
+                }
                 Some(report) = self.reports.recv() => match (report, &mut drain) {
                     (Report::ConnectFailed(backend), _) => self.probers.look_early(&backend),
                     (Report::Drained { .. }, Some(drain)) => {
@@ -199,16 +206,38 @@ impl Supervisor {
         self.stop(drain.is_none());
     }
 
-    /// Loads the configuration again and puts it in force; on any error nothing has changed.
-    async fn reload(&mut self, tasks: &LocalSet) {
+    /// Loads the configuration again, unless that is under way: then once more after it.
+    fn ask_for_reload(&self, loading: &mut Option<Loading>) {
+        match loading {
+            Some(loading) => loading.is_asked_again = true,
+            None => *loading = Some(self.start_loading()),
+        }
+    }
+
+    fn start_loading(&self) -> Loading {
         (self.observer)(Event::Reloading);
-        let start = Instant::now();
-        let outcome = match self.try_reload(tasks).await {
+        let source = self.source.clone();
+        Loading {
+            since: Instant::now(),
+            loaded: Box::pin(async move { load(&source).await }),
+            is_asked_again: false,
+        }
+    }
+
+    /// Puts in force what was loaded; on any error nothing has changed.
+    async fn reload(
+        &mut self,
+        loaded: Result<Loaded, LoadError>,
+        since: Instant,
+        tasks: &LocalSet,
+    ) {
+        let loaded = loaded.map_err(|error| Failure(error.to_string()));
+        let outcome = match self.try_reload(loaded, tasks).await {
             Ok(changed) => {
                 let line = format!(
                     "reload: generation {} in force: {changed} ({} ms)",
                     self.generation,
-                    start.elapsed().as_millis()
+                    since.elapsed().as_millis()
                 );
                 log::info!("{line}");
                 line
@@ -225,10 +254,12 @@ impl Supervisor {
         (self.observer)(Event::Reloaded(&outcome));
     }
 
-    async fn try_reload(&mut self, tasks: &LocalSet) -> Result<String, Failure> {
-        let loaded = load(&self.source)
-            .await
-            .map_err(|error| Failure(error.to_string()))?;
+    async fn try_reload(
+        &mut self,
+        loaded: Result<Loaded, Failure>,
+        tasks: &LocalSet,
+    ) -> Result<String, Failure> {
+        let loaded = loaded?;
         let changes = diff(&self.plan, &loaded.plan);
         if let Some(change) = changes.iter().find(|change| change.needs_restart()) {
             return Err(Failure(change.to_string()));
@@ -347,6 +378,35 @@ impl Supervisor {
 struct Drain {
     until: Instant,
     workers_left: usize,
+}
+
+/// A reload under way: the file is being read or names are being resolved, which may take long, so
+/// that requests are answered meanwhile.
+struct Loading {
+    since: Instant,
+    loaded: Pin<Box<dyn Future<Output = Result<Loaded, LoadError>>>>,
+    /// The file may have changed since it was read.
+    is_asked_again: bool,
+}
+
+/// What is loaded, once it is; never ends while nothing is.
+async fn next_loaded(loading: &mut Option<Loading>) -> Result<Loaded, LoadError> {
+    match loading {
+        Some(loading) => loading.loaded.as_mut().await,
+        None => pending().await,
+    }
+}
+
+/// Starts the threads, each of which knows the mailboxes of all.
+fn start_workers(
+    count: usize,
+    settings: impl Fn(usize) -> worker::Settings,
+) -> io::Result<Vec<Handle>> {
+    let prepared = (0..count).map(settings).map(worker::prepare);
+    let prepared = prepared.collect::<io::Result<Vec<_>>>()?;
+    let mailboxes: Vec<Mailbox> = prepared.iter().map(|w| w.mailbox.clone()).collect();
+    let spawn = |worker: worker::Prepared| worker.spawn(mailboxes.clone());
+    prepared.into_iter().map(spawn).collect()
 }
 
 async fn resolve(plan: Plan) -> Result<Loaded, Failure> {

@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
+
 use super::{TWO_WORKERS, ask, exchange};
 use crate::harness::proxy::Folder;
 use crate::harness::{Axis, Config, Proxy, Served, Tagged, connect, process, scale};
@@ -267,6 +269,32 @@ fn what_takes_a_restart_is_refused_and_says_so() {
             .starts_with("worker-")
     };
     assert_eq!(workers.flatten().filter(is_worker).count(), 1);
+    proxy.finish();
+}
+
+/// A pipe that nobody writes to, as a disk that does not answer.
+#[test]
+fn a_file_that_cannot_be_read_in_time_is_given_up_and_a_later_one_applies() {
+    let backends = Tagged::start(2);
+    let config = Config::of(TWO_WORKERS, &backends.addresses());
+    let mut proxy = Proxy::start(&config.clone().without("b"));
+    proxy.expect("reload failed");
+    let path = proxy.folder().join("evenkeel.toml");
+    fs::remove_file(&path).unwrap();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    proxy.signal(Signal::SIGHUP);
+    // It is open for reading as soon as it can be opened for writing; nothing is written.
+    let writer = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    proxy.write(config.without("a").text().as_bytes());
+    proxy.signal(Signal::SIGHUP);
+    assert_eq!(ask(proxy.front()), Ok(0));
+    proxy
+        .log
+        .wait_text("evenkeel.toml: cannot be read: timed out");
+    super::until("the file that came after it", || {
+        ask(proxy.front()) == Ok(1)
+    });
+    drop(writer);
     proxy.finish();
 }
 

@@ -231,6 +231,28 @@ fn a_reload_is_refused_while_it_drains() {
     proxy.check_end();
 }
 
+/// A file that cannot be read in time, here a pipe that nobody writes to, holds back nothing else.
+#[test]
+fn a_stop_does_not_wait_for_a_reload_that_hangs() {
+    let backend = Served::echo(TWO_WORKERS.family);
+    let mut proxy = Proxy::start(&Config::of(TWO_WORKERS, &[backend.address]));
+    let mut session = connect(proxy.front());
+    ping(&mut session);
+    // Whichever of the two signals is seen first.
+    proxy.expect("reload given up: the process stops");
+    proxy.expect("reload refused: the process stops");
+    let path = proxy.folder().join("evenkeel.toml");
+    std::fs::remove_file(&path).unwrap();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    proxy.signal(Signal::SIGHUP);
+    proxy.signal(Signal::SIGTERM);
+    until("nobody listens", || is_refused(&proxy));
+    ping(&mut session);
+    drop(session);
+    assert!(proxy.wait_exit(DEADLINE).success());
+    assert_eq!(proxy.check_end().front("open"), 0);
+}
+
 /// Whether nobody listens on the front any more.
 fn is_refused(proxy: &Proxy) -> bool {
     TcpStream::connect(proxy.front())
