@@ -1,11 +1,12 @@
 //! What a worker lends to the session it is working on.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::Level;
 
-use super::mailbox::Reports;
+use super::mailbox::{Active, Reports};
 use super::pipes::Pipes;
 use crate::lb::log_rate::{Admit, LogRate};
 use crate::lb::rng::Rng;
@@ -17,6 +18,8 @@ use crate::lb::traffic::relay::{COPY_BYTES_MAX, Carriage};
 pub(super) struct Kit {
     /// Read once a turn.
     pub(super) now: Tick,
+    /// The configuration in force.
+    pub(super) active: Arc<Active>,
     pub(super) rng: Rng,
     pub(super) wheel: Wheel,
     pub(super) pipes: Pipes,
@@ -32,6 +35,7 @@ impl Kit {
     pub(super) fn new(seed: u64, pipes: u32, reports: Reports, carriage: Carriage) -> Self {
         Self {
             now: Tick::ZERO,
+            active: Arc::default(),
             rng: Rng::new(seed),
             wheel: Wheel::new(Tick::ZERO),
             pipes: Pipes::new(pipes),

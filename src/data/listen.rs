@@ -200,6 +200,11 @@ impl Admission {
         })
     }
 
+    /// The listener it came by.
+    pub(super) const fn listener(&self) -> &Arc<ListenerCounters> {
+        &self.listener
+    }
+
     /// Counts it on another worker from now on.
     pub(super) fn move_to(&mut self, worker: usize) {
         self.shared.workers[self.worker]

@@ -15,12 +15,31 @@ use crate::lb::balance::pick::Balancer;
 use crate::sys::socket::{Listening, Target};
 
 /// The configuration in force, immutable, one pointer, replaced whole.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Active {
     /// Counts installed configurations, from 1.
     pub generation: u64,
     /// What each listening socket does now.
     pub routes: Vec<Route>,
+}
+
+impl Active {
+    /// Where a client goes now that came by `listener` for `pool`, maybe under an earlier
+    /// configuration: a limit that was lowered since then binds it too, and a backend that went is
+    /// not for it.
+    pub(super) fn pool_now<'a>(
+        &'a self,
+        listener: &Arc<ListenerCounters>,
+        pool: &'a Arc<Pool>,
+    ) -> &'a Arc<Pool> {
+        let of_listener = |route: &&Route| Arc::ptr_eq(&route.listener.counters, listener);
+        let of_name = |route: &&Route| route.pool.plan.name == pool.plan.name;
+        let routes = || self.routes.iter();
+        let route = routes()
+            .find(of_listener)
+            .or_else(|| routes().find(of_name));
+        route.map_or(pool, |route| &route.pool)
+    }
 }
 
 /// One listening address and what happens to its connections.
@@ -67,6 +86,18 @@ pub struct Pool {
     pub balancer: Balancer,
     /// Where each member is, in the order of the balancer's members.
     pub targets: Vec<Target>,
+}
+
+impl Pool {
+    /// The places in `other` of those members that are at `places` here, as far as they are in both.
+    pub(super) fn places_in(&self, other: &Self, places: &[u16]) -> Vec<u16> {
+        let members = |place: &u16| &self.balancer.members()[usize::from(*place)].state;
+        let place_of = |state: &Arc<BackendState>| {
+            let mut others = (0..).zip(other.balancer.members());
+            others.find_map(|(place, member)| Arc::ptr_eq(&member.state, state).then_some(place))
+        };
+        places.iter().map(members).filter_map(place_of).collect()
+    }
 }
 
 /// What all workers share beside the plan.

@@ -360,6 +360,11 @@ impl Session {
         };
         attempts.tried.push(self.leg.index);
         attempts.since = kit.now;
+        let pool = kit.active.pool_now(self.admission.listener(), &self.pool);
+        if !Arc::ptr_eq(pool, &self.pool) {
+            attempts.tried = self.pool.places_in(pool, &attempts.tried);
+            self.pool = Arc::clone(pool);
+        }
         match dial(&self.pool, &attempts.client, &mut attempts.tried, kit) {
             Ok(leg) => self.leg = leg,
             Err(refused) => return Fate::End(End::Refuse(refused)),

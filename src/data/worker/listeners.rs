@@ -1,6 +1,7 @@
 //! A worker's listening sockets: taking clients in turn, giving some to a worker with less to do, and
 //! following the configuration.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -90,7 +91,7 @@ impl Worker {
         self.open(*request);
     }
 
-    pub(super) fn install(&mut self, active: &Active, add: Vec<(SocketId, Listening)>) {
+    pub(super) fn install(&mut self, active: Arc<Active>, add: Vec<(SocketId, Listening)>) {
         for place in 0..self.listeners.len() {
             let Some(listener) = &mut self.listeners[place] else {
                 continue;
@@ -130,6 +131,7 @@ impl Worker {
             }
         }
         let (worker, generation) = (self.index, active.generation);
+        self.kit.active = active;
         (self.kit.reports)(Report::Installed { worker, generation });
     }
 

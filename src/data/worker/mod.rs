@@ -302,15 +302,23 @@ impl Worker {
         }
     }
 
+    /// Serves a connection that another worker accepted, which may have been before the last change.
+    fn adopt(&mut self, mut request: Request) {
+        let listener = request.admission.listener();
+        let pool = self.kit.active.pool_now(listener, &request.pool);
+        request.pool = Arc::clone(pool);
+        self.open(request);
+    }
+
     fn read_mail(&mut self) {
         self.has_mail = false;
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Install { active, add } => self.install(&active, add),
+                Command::Install { active, add } => self.install(active, add),
                 Command::Cut(backend) => self.cut(&backend),
                 Command::Drain { within } => self.drain(within),
                 Command::Stop => self.stop(),
-                Command::Adopt(accepted) => self.open(*accepted.0),
+                Command::Adopt(accepted) => self.adopt(*accepted.0),
             }
         }
     }

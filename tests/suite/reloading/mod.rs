@@ -2,6 +2,7 @@
 //! fail, `stopping` drains and signals.
 
 mod refused;
+mod retrying;
 mod stopping;
 
 use std::io::{Read as _, Write as _};
