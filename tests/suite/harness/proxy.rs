@@ -45,24 +45,23 @@ impl Proxy {
         Self::start_with(config, |command| command)
     }
 
-    /// The same, with a command that `change` has changed.
+    /// The same, with a command that `change` has changed: its environment, its standard input and
+    /// output, or what it runs before the proxy.
     #[track_caller]
     pub fn start_with(config: &Config, change: impl FnOnce(Command) -> Command) -> Self {
         let folder = Folder::new();
         std::fs::write(folder.config(), config.text()).expect("a writable folder");
         let mut command = Command::new(NAME);
         command.arg("run").arg("-c").arg(folder.config());
+        command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         Self::start_command(change(command), folder)
     }
 
     /// Runs any command that becomes a proxy, and waits until it serves.
     #[track_caller]
     pub fn start_command(mut command: Command, folder: Folder) -> Self {
-        command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        command.stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary was built");
         let (log, collector) = Log::collect(child.stderr.take().expect("piped"));
         let mut proxy = Self {
