@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::LocalSet;
+use tokio::time::MissedTickBehavior;
 
 use super::handle::{Event, Request, Requests};
 use super::loader::{LoadError, Loaded, Source, load};
@@ -167,6 +168,8 @@ impl Supervisor {
     /// Answers requests until the workers have stopped.
     async fn serve(&mut self, mut requests: Requests, tasks: &LocalSet) {
         let mut alive = tokio::time::interval(self.alive_every.unwrap_or(NEVER));
+        // Between two looks the workers must have had time to turn, also after the process stood still.
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut drain: Option<Drain> = None;
         let mut loading: Option<Loading> = None;
         loop {
@@ -353,7 +356,7 @@ impl Supervisor {
         log::info!("stopped");
     }
 
-    /// Says so if every worker has turned since the last time.
+    /// Says so if every worker has turned since the last time, and wakes them for the next time.
     fn say_alive(&mut self) {
         let turns: Vec<u64> = self
             .shared
@@ -370,6 +373,11 @@ impl Supervisor {
             self.turns_seen = turns;
         } else {
             log::warn!("a worker has not turned for a while");
+        }
+        for worker in &self.workers {
+            if let Err(error) = worker.mailbox.wake() {
+                log::error!("a worker cannot be woken: {error}");
+            }
         }
     }
 }

@@ -117,7 +117,7 @@ pub struct Shared {
 pub struct WorkerState {
     /// Sessions it holds now.
     pub sessions: AtomicU32,
-    /// Turns of its loop; stands still only if the worker hangs (it turns at least once a second).
+    /// Turns of its loop; stands still only if the worker hangs (it turns whenever it is woken).
     pub turns: AtomicU64,
 }
 
@@ -186,6 +186,11 @@ impl Mailbox {
         self.sender
             .send(command)
             .map_err(|_| io::ErrorKind::BrokenPipe)?;
+        self.waker.wake()
+    }
+
+    /// Makes the worker turn, which a worker that has nothing to do rarely does.
+    pub fn wake(&self) -> io::Result<()> {
         self.waker.wake()
     }
 }
