@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 
 use socket2::{Domain, Socket, Type};
 
-use super::socket::Listening;
+use super::socket::{Listening, prepare_clients};
 
 /// Takes over the descriptors `numbers`, which must be listening stream sockets.
 pub fn take_over(numbers: impl Iterator<Item = RawFd>) -> io::Result<Vec<Listening>> {
@@ -30,6 +30,6 @@ fn take_over_one(number: RawFd) -> io::Result<Listening> {
     if domain == Domain::UNIX {
         return Ok(Listening::Unix(UnixListener::from(socket)));
     }
-    socket.set_tcp_nodelay(true)?;
+    prepare_clients(&socket)?;
     Ok(Listening::Tcp(TcpListener::from(socket)))
 }

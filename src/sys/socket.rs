@@ -29,20 +29,25 @@ pub enum Target {
 }
 
 /// Binds a TCP listener with SO_REUSEPORT, so that each worker can have its own on one address.
-/// `v6_only` matters for IPv6 only. Accepted connections inherit TCP_NODELAY, in-line urgent bytes
-/// and keep-alive from it, which saves a system call each per connection.
+/// `v6_only` matters for IPv6 only.
 pub fn listen_tcp(address: SocketAddr, v6_only: bool) -> io::Result<TcpListener> {
     let socket = bound_tcp(address, v6_only, true)?;
-    socket.set_tcp_nodelay(true)?;
-    socket.set_out_of_band_inline(true)?;
-    socket.set_tcp_keepalive(
+    prepare_clients(&socket)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepted connections inherit TCP_NODELAY, in-line urgent bytes and keep-alive from a listening
+/// socket, which saves a system call each per connection.
+pub(super) fn prepare_clients(listening: &Socket) -> io::Result<()> {
+    listening.set_tcp_nodelay(true)?;
+    listening.set_out_of_band_inline(true)?;
+    listening.set_tcp_keepalive(
         &TcpKeepalive::new()
             .with_time(KEEPALIVE_IDLE)
             .with_interval(KEEPALIVE_INTERVAL)
             .with_retries(KEEPALIVE_PROBES),
-    )?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    )
 }
 
 /// Fails if any socket listens on `address` already, also one with SO_REUSEPORT, which
@@ -60,7 +65,7 @@ pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        Ok(_) if UnixStream::connect(path).is_ok() => return Err(io::ErrorKind::AddrInUse.into()),
+        Ok(_) if is_served(path) => return Err(io::ErrorKind::AddrInUse.into()),
         Ok(_) | Err(_) => {}
     }
     let mut temporary = path.as_os_str().to_owned();
@@ -103,6 +108,14 @@ pub fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     socket.connect(&SockAddr::unix(path)?)?;
     Ok(socket.into())
+}
+
+/// Whether somebody listens at `path`, also if their queue is full.
+fn is_served(path: &Path) -> bool {
+    match connect_unix(path) {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
 }
 
 /// Writes bytes and tells the kernel that more, or a FIN, follows at once.
@@ -195,6 +208,23 @@ mod tests {
         let refused = listen_unix(&directory.join("file")).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
         std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_live_unix_socket_whose_queue_is_full_is_live() {
+        let name = format!("evenkeel-full-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        socket.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        socket.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = connect_unix(&path) {
+            waiting.push(stream);
+        }
+        assert!(!waiting.is_empty());
+        let refused = listen_unix(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

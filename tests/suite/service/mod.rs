@@ -1,5 +1,6 @@
 //! The process as the service manager sees it: conformance I and L.
 
+mod activation;
 mod notify;
 mod privileges;
 
