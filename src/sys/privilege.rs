@@ -3,7 +3,9 @@
 
 use std::io;
 
-use nix::unistd::{Gid, Group, Uid, User, geteuid, setgid, setgroups, setuid};
+use nix::unistd::{
+    Gid, Group, Uid, User, getegid, geteuid, getgid, getuid, setgid, setgroups, setuid,
+};
 
 /// An account to become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +28,7 @@ pub fn look_up(user: Option<&str>, group: Option<&str>) -> io::Result<Account> {
             let found = User::from_name(name)?.ok_or_else(|| missing("user", name))?;
             (found.uid, found.gid)
         }
-        None => (nix::unistd::getuid(), nix::unistd::getgid()),
+        None => (getuid(), getgid()),
     };
     let group = match group {
         Some(name) => {
@@ -40,8 +42,13 @@ pub fn look_up(user: Option<&str>, group: Option<&str>) -> io::Result<Account> {
 }
 
 /// Becomes `account` in every thread: supplementary groups go first, then the group, then the user,
-/// and then there must be no way back.
+/// and then there must be no way back. Whoever is this account already and not root has nothing to
+/// give up, and under a service manager maybe not even the right to ask.
 pub fn become_account(account: Account) -> io::Result<()> {
+    let now = (getuid(), geteuid(), getgid(), getegid());
+    if !is_root() && now == (account.user, account.user, account.group, account.group) {
+        return Ok(());
+    }
     if is_root() {
         setgroups(&[])?;
     }

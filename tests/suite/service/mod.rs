@@ -3,6 +3,7 @@
 mod activation;
 mod notify;
 mod privileges;
+mod unit;
 
 use std::io::{Read, Write};
 use std::process::Command;
