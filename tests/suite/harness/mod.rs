@@ -17,6 +17,7 @@ pub mod program;
 pub mod proxy;
 pub mod scale;
 pub mod stream;
+pub mod tamper;
 pub mod wait;
 
 pub use axis::{Axis, Family, on_every_axis};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use super::{TWO_WORKERS, after, ping};
 use crate::harness::namespace::has;
 use crate::harness::proxy::Folder;
+use crate::harness::tamper::tamper;
 use crate::harness::{Config, DEADLINE, EVENKEEL, Proxy, Served, connect, process, scale, until};
 
 /// A service manager's end of the notification socket.
@@ -204,53 +205,20 @@ fn rld_33_a_worker_that_hangs_ends_the_signs_of_life() {
     proxy.expect("a worker has not turned for a while");
     manager.next();
     assert!(manager.signs_within(Duration::from_secs(1)) > 0);
-    let strace = hold(&proxy, "worker-1");
+    let held = tamper(
+        proxy.id(),
+        "worker-1",
+        "epoll_wait,epoll_pwait",
+        "delay_enter=600000000",
+    );
     proxy.log.wait_text("a worker has not turned for a while");
     manager.catch_up();
     assert_eq!(manager.signs_within(Duration::from_secs(1)), 0);
-    drop(strace);
+    drop(held);
     until("signs of life", || {
         manager.signs_within(Duration::from_secs(1)) > 0
     });
     proxy.finish();
-}
-
-/// Holds a thread before its next look for events, until the result is dropped.
-fn hold(proxy: &Proxy, name: &str) -> Held {
-    let tasks = format!("/proc/{}/task", proxy.id());
-    let task = fs::read_dir(tasks)
-        .unwrap()
-        .flatten()
-        .find(|task| fs::read_to_string(task.path().join("comm")).unwrap().trim() == name);
-    let task = task.expect("the thread").path();
-    let mut strace = Command::new("strace");
-    strace
-        .arg("-qq")
-        .arg("-o/dev/null")
-        .arg("-p")
-        .arg(task.file_name().unwrap());
-    strace.arg("-etrace=epoll_wait,epoll_pwait");
-    strace.arg("-einject=epoll_wait,epoll_pwait:delay_enter=600000000");
-    strace
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let held = Held(strace.spawn().unwrap());
-    until("strace holds the thread", || {
-        let status = fs::read_to_string(task.join("status")).unwrap();
-        status.contains(&format!("TracerPid:\t{}", held.0.id()))
-    });
-    held
-}
-
-/// A thread that strace holds.
-struct Held(Child);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
 }
 
 #[test]
