@@ -194,9 +194,11 @@ impl Supervisor {
                 }
                 Some(report) = self.reports.recv() => match (report, &mut drain) {
                     (Report::ConnectFailed(backend), _) => self.probers.look_early(&backend),
-                    (Report::Drained { .. }, Some(drain)) => {
-                        drain.workers_left -= 1;
-                        if drain.workers_left == 0 {
+                    (Report::Drained { worker }, Some(drain)) => {
+                        drain.drained[worker] = true;
+                        // A session that is open now is on its way from one worker to another.
+                        let is_left = self.shared.open.load(Relaxed) > 0;
+                        if !is_left && drain.drained.iter().all(|&drained| drained) {
                             break;
                         }
                     }
@@ -336,7 +338,7 @@ impl Supervisor {
         }
         Drain {
             until: Instant::now() + within + DRAIN_GRACE,
-            workers_left: self.workers.len(),
+            drained: vec![false; self.workers.len()],
         }
     }
 
@@ -385,7 +387,8 @@ impl Supervisor {
 /// A stop under way.
 struct Drain {
     until: Instant,
-    workers_left: usize,
+    /// Which workers have had no session left.
+    drained: Vec<bool>,
 }
 
 /// A reload under way: the file is being read or names are being resolved, which may take long, so

@@ -158,7 +158,8 @@ pub enum Report {
     },
     /// Real traffic failed to connect; sent once until a probe clears the suspicion.
     ConnectFailed(Arc<BackendState>),
-    /// The worker has no session left after [`Command::Drain`].
+    /// The worker has no session left after [`Command::Drain`]; said again if another worker has
+    /// given it one after that.
     Drained {
         /// Which worker.
         worker: usize,

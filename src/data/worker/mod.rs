@@ -287,6 +287,7 @@ impl Worker {
     }
 
     fn open(&mut self, request: Request) {
+        self.is_drained = false; // another worker may have given it away while this one drained
         if self.sessions.len() >= SESSIONS_MAX {
             return;
         }

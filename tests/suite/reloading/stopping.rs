@@ -9,8 +9,10 @@ use nix::sys::signal::Signal;
 
 use super::{TWO_WORKERS, exchange, ping};
 use crate::harness::clients::Clients;
+use crate::harness::namespace::has;
 use crate::harness::proxy::Folder;
-use crate::harness::stream::{is_reset, read_on};
+use crate::harness::stream::{is_reset, is_silent_for, read_on};
+use crate::harness::tamper::tamper;
 use crate::harness::{
     Axis, Config, DEADLINE, End, Listening, Proxy, Served, connect, on_every_axis, process,
     read_all, scale, until,
@@ -210,6 +212,67 @@ fn connections_that_wait_when_it_is_told_to_stop_are_served() {
     let totals = proxy.check_end();
     assert_eq!(totals.front("accepted"), 100);
     assert_eq!(totals.listeners["socket"]["accepted"], 100);
+}
+
+/// A worker that is slow to accept gives clients away when the other one has nothing left already.
+#[test]
+fn a_client_given_to_a_worker_that_has_drained_is_served_to_its_end() {
+    if !has("strace") {
+        return scale::skip("a_client_given_to_a_worker", "strace is not installed");
+    }
+    let backend = Served::echo(TWO_WORKERS.family);
+    for is_swapped in [false, true] {
+        let mut proxy = Proxy::start(&Config::of(TWO_WORKERS, &[backend.address]));
+        let slow = tamper(proxy.id(), "worker-0", "accept4", "delay_exit=100000");
+        // Whoever is answered at once is with the other worker, and leaves.
+        let mut clients = Vec::new();
+        while clients.len() < 9 {
+            let mut client = connect(proxy.front());
+            client.write_all(b"ping").unwrap();
+            if !is_answered_soon(&mut client) {
+                clients.push(client);
+            }
+        }
+        proxy.signal(Signal::SIGTERM);
+        for client in &mut clients {
+            client.read_exact(&mut [0; 4]).unwrap();
+        }
+        drop(slow);
+        let (mut first, mut last) = by_worker(&proxy, clients);
+        assert!(!last.is_empty(), "none was given to the other worker");
+        if is_swapped {
+            std::mem::swap(&mut first, &mut last);
+        }
+        // One worker has nothing left, and the process goes on for the sake of the other.
+        drop(first);
+        is_silent_for(&mut last[0], Duration::from_millis(100));
+        last.iter_mut().for_each(ping);
+        drop(last);
+        assert!(proxy.wait_exit(DEADLINE).success());
+        assert_eq!(proxy.check_end().front("open"), 0);
+    }
+}
+
+fn is_answered_soon(client: &mut TcpStream) -> bool {
+    let soon = Duration::from_millis(30);
+    client.set_read_timeout(Some(soon)).unwrap();
+    let is_answered = client.read_exact(&mut [0; 4]).is_ok();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    is_answered
+}
+
+/// The clients of the worker of the first one, and those of the other worker.
+fn by_worker(proxy: &Proxy, clients: Vec<TcpStream>) -> (Vec<TcpStream>, Vec<TcpStream>) {
+    let sockets = process::tcp_sockets();
+    let sets = process::epoll_sets(proxy.id());
+    let inode = |client: &TcpStream| {
+        let port = client.local_addr().unwrap().port();
+        sockets[&(proxy.front().port(), port)].inode
+    };
+    let first = sets.iter().find(|set| set.contains(&inode(&clients[0])));
+    let first = first.expect("a worker watches it");
+    let is_with_the_first = |client: &TcpStream| first.contains(&inode(client));
+    clients.into_iter().partition(is_with_the_first)
 }
 
 #[test]
