@@ -1,12 +1,12 @@
 //! Backends: one whose connections the case takes itself, and one that serves by itself.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::stream::{bounded, reset_on_close};
 use super::wait::until;
@@ -83,6 +83,51 @@ impl Listening {
     pub fn pair(&self, front: SocketAddr) -> (TcpStream, TcpStream) {
         (super::connect(front), self.accept())
     }
+
+    /// Many of them, for a proxy with one worker, which keeps their order.
+    #[track_caller]
+    pub fn pairs(&self, front: SocketAddr, count: usize) -> Vec<(TcpStream, TcpStream)> {
+        let mut pairs = Vec::with_capacity(count);
+        while pairs.len() < count {
+            let at_once = PAIRS_AT_ONCE.min(count - pairs.len());
+            let clients: Vec<_> = (0..at_once).map(|_| super::connect(front)).collect();
+            pairs.extend(clients.into_iter().map(|client| (client, self.accept())));
+        }
+        pairs
+    }
+}
+
+/// How many sessions a backend has: never more than the proxy has on it.
+#[derive(Clone, Debug, Default)]
+pub struct Gauge {
+    pub now: Arc<AtomicU64>,
+    pub most: Arc<AtomicU64>,
+}
+
+impl Gauge {
+    /// A backend that sends back whatever comes, and is counted here.
+    pub fn echo(&self) -> Served {
+        let Self { now, most } = self.clone();
+        Served::start((Ipv4Addr::LOCALHOST, 0).into(), move |mut stream| {
+            most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+            let echoed = io::copy(&mut stream.try_clone()?, &mut stream);
+            // Before the proxy sees the end.
+            now.fetch_sub(1, SeqCst);
+            echoed.map(drop)
+        })
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        stop_listening(&self.listener);
+    }
+}
+
+/// Refuses connections from now on. Closing would do, but a process that is just being started still
+/// has a copy of every descriptor for a moment.
+fn stop_listening(listener: &TcpListener) {
+    drop(SockRef::from(listener).shutdown(Shutdown::Both));
 }
 
 /// What a [`Served`] backend does with each connection, on a thread of its own.
@@ -96,6 +141,8 @@ pub struct Served {
     /// Connections served since the start.
     pub count: Arc<AtomicU64>,
     running: Option<Running>,
+    /// Bound and not listening: keeps the port while the backend is dead.
+    _port: Socket,
 }
 
 struct Running {
@@ -117,11 +164,17 @@ impl Served {
         address: SocketAddr,
         service: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
+        let port = Socket::new(Domain::for_address(address), Type::STREAM, None);
+        let port = port.expect("a socket");
+        port.set_reuse_address(true).expect("an option");
+        port.bind(&address.into()).expect("a free port");
+        let address = port.local_addr().expect("bound");
         let mut served = Self {
-            address,
+            address: address.as_socket().expect("an IP address"),
             service: Arc::new(service),
             count: Arc::new(AtomicU64::new(0)),
             running: None,
+            _port: port,
         };
         served.revive();
         served
@@ -129,7 +182,12 @@ impl Served {
 
     /// Sends back whatever comes, until the end.
     pub fn echo(family: super::Family) -> Self {
-        Self::start(family.any(), |mut stream| {
+        Self::echo_at(family.any())
+    }
+
+    /// The same at a given address.
+    pub fn echo_at(address: SocketAddr) -> Self {
+        Self::start(address, |mut stream| {
             let mut buffer = vec![0; 64 * 1024];
             loop {
                 let count = stream.read(&mut buffer)?;
@@ -150,7 +208,6 @@ impl Served {
     pub fn revive(&mut self) {
         assert!(self.running.is_none(), "it runs");
         let listener = listen(self.address);
-        self.address = listener.local_addr().expect("bound");
         let stop = Arc::new(AtomicBool::new(false));
         let open = Arc::new(Mutex::new(Vec::new()));
         let acceptor = std::thread::spawn({
@@ -181,7 +238,7 @@ impl Served {
         acceptor.join().expect("the acceptor does not fail");
         for stream in open.lock().expect("not poisoned").drain(..).flatten() {
             reset_on_close(&stream);
-            drop(stream.shutdown(std::net::Shutdown::Read)); // wakes its thread, which drops the last copy
+            drop(stream.shutdown(Shutdown::Read)); // wakes its thread, which drops the last copy
         }
     }
 }
@@ -192,6 +249,9 @@ impl Drop for Served {
     }
 }
 
+/// Fewer than any queue of connections holds.
+const PAIRS_AT_ONCE: usize = 256;
+
 fn accept_all(
     listener: &TcpListener,
     stop: &AtomicBool,
@@ -201,6 +261,7 @@ fn accept_all(
 ) {
     for stream in listener.incoming() {
         if stop.load(SeqCst) {
+            stop_listening(listener);
             return;
         }
         let Ok(stream) = stream else { continue };

@@ -1,9 +1,11 @@
 //! Many clients at once, for cases that count.
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
+
+use super::stream::{End, read_all};
 
 /// Clients that repeat one action until they are stopped, and count how it ends.
 #[derive(Debug)]
@@ -64,5 +66,16 @@ impl Clients {
         }
         let failures = std::mem::take(&mut *self.failures.lock().expect("not poisoned"));
         (self.done.load(SeqCst), failures)
+    }
+}
+
+/// Ends a session from the client's side and waits until the backend has ended it too.
+pub fn finish_session(mut client: TcpStream) -> Result<(), String> {
+    client
+        .shutdown(Shutdown::Write)
+        .map_err(|error| error.to_string())?;
+    match read_all(&mut client) {
+        (bytes, End::Fin) if bytes.is_empty() => Ok(()),
+        other => Err(format!("{other:?} instead of an end")),
     }
 }

@@ -31,6 +31,16 @@ pub fn descriptors(id: u32) -> Descriptors {
     found
 }
 
+/// The hard limit on descriptors of process `id`.
+pub fn hard_descriptors(id: u32) -> String {
+    let text = fs::read_to_string(format!("/proc/{id}/limits")).expect("a running process");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    let hard = line.and_then(|line| line.split_whitespace().nth(1));
+    hard.expect("soft and hard").to_owned()
+}
+
 /// What each descriptor of process `id` is.
 pub fn descriptor_list(id: u32) -> Vec<String> {
     let entries = fs::read_dir(format!("/proc/{id}/fd")).expect("a running process");
@@ -63,6 +73,15 @@ pub fn status(id: u32, key: &str) -> String {
     line.unwrap_or_else(|| panic!("no {key} in\n{text}"))
         .trim()
         .to_owned()
+}
+
+/// Whether every thread of process `id` stands still after a SIGSTOP.
+pub fn is_stopped(id: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).expect("a running process");
+    threads.flatten().all(|thread| {
+        let text = fs::read_to_string(thread.path().join("status"));
+        text.is_ok_and(|text| text.contains("State:\tT"))
+    })
 }
 
 /// Processor time that process `id` has used.

@@ -1,6 +1,6 @@
 //! The two ends of a session, as plain blocking sockets.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -87,6 +87,41 @@ pub fn reset_on_close(stream: &impl AsFd) {
     socket
         .set_linger(Some(Duration::ZERO))
         .expect("a stream socket");
+}
+
+/// Sends a few bytes to a backend that sends everything back, and reads them.
+pub fn ping(stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(b"ping")?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer)?;
+    if &answer == b"ping" {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{answer:?} came back")))
+    }
+}
+
+/// A new client, if it is served by a backend that sends everything back.
+pub fn try_served(front: SocketAddr) -> io::Result<TcpStream> {
+    let mut client = bounded(TcpStream::connect_timeout(&front, DEADLINE)?);
+    ping(&mut client)?;
+    Ok(client)
+}
+
+/// The same; fails if it is not served.
+#[track_caller]
+pub fn served(front: SocketAddr) -> TcpStream {
+    try_served(front).unwrap_or_else(|error| panic!("not served: {error}"))
+}
+
+/// Fails unless a new client is refused with a reset.
+#[track_caller]
+pub fn refused(front: SocketAddr) {
+    match TcpStream::connect_timeout(&front, DEADLINE) {
+        Ok(stream) => assert_eq!(read_all(&mut bounded(stream)), (vec![], End::Reset)),
+        // The reset may come before the connect has returned.
+        Err(error) => assert!(is_reset(&error), "{error}"),
+    }
 }
 
 /// Fails if the stream ends or brings bytes within `time`.
