@@ -10,6 +10,7 @@ use super::refuse::Refused;
 use super::stream::Stream;
 use crate::lb::backend::{BackendState, Lease};
 use crate::lb::balance::pick::Client;
+use crate::sys::socket::is_exhaustion;
 
 /// A session's half towards its backend.
 #[derive(Debug)]
@@ -41,7 +42,8 @@ pub(super) fn dial(
             }
         };
         let index = picked.index;
-        match Stream::connect(&pool.targets[usize::from(index)]) {
+        let target = &pool.targets[usize::from(index)];
+        match Stream::connect(target) {
             Ok(stream) => {
                 return Ok(Leg {
                     stream,
@@ -50,7 +52,7 @@ pub(super) fn dial(
                 });
             }
             Err(error) if is_exhaustion(&error) => return Err(Refused::Local(error)),
-            Err(error) if is_local(&error) => shortage = Some(error),
+            Err(error) if target.is_local(&error) => shortage = Some(error),
             Err(error) => {
                 shortage = None;
                 on_connect_failed(picked.lease.backend(), &error, kit);
@@ -76,22 +78,4 @@ pub(super) fn on_connect_failed(backend: &Arc<BackendState>, error: &io::Error, 
     if backend.suspect() {
         (kit.reports)(Report::ConnectFailed(Arc::clone(backend)));
     }
-}
-
-/// Whether the process itself has run out of something, so that another backend would not help.
-fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
-}
-
-/// Whether a failed connect says nothing about the backend: no port is left towards it, or this
-/// host's own rules forbid it.
-pub(super) fn is_local(error: &io::Error) -> bool {
-    is_exhaustion(error)
-        || matches!(
-            error.raw_os_error(),
-            Some(libc::EADDRNOTAVAIL | libc::EPERM | libc::EACCES)
-        )
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use mio::Registry;
 
 use super::carry::{Carried, Direction};
-use super::dial::{Leg, dial, is_local, on_connect_failed};
+use super::dial::{Leg, dial, on_connect_failed};
 use super::kit::Kit;
 use super::listen::Admission;
 use super::mailbox::Pool;
@@ -352,7 +352,8 @@ impl Session {
         registry: &Registry,
         kit: &mut Kit,
     ) -> Fate {
-        if !is_local(error) {
+        let target = &self.pool.targets[usize::from(self.leg.index)];
+        if !target.is_local(error) {
             on_connect_failed(self.leg.lease.backend(), error, kit);
         }
         let Phase::Connecting(attempts) = &mut self.phase else {

@@ -28,6 +28,27 @@ pub enum Target {
     Unix(PathBuf),
 }
 
+impl Target {
+    /// Whether a failed connect says nothing about who is there: this host has run out of
+    /// something, or its own rules forbid the connect.
+    pub fn is_local(&self, error: &io::Error) -> bool {
+        match error.raw_os_error() {
+            // For TCP it means that no port or route is left; a Unix socket's queue is full.
+            Some(libc::EAGAIN) => matches!(self, Self::Tcp(_)),
+            Some(libc::EADDRNOTAVAIL | libc::EPERM | libc::EACCES) => true,
+            _ => is_exhaustion(error),
+        }
+    }
+}
+
+/// Whether the process or the system has run out of something, whoever is connected to.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
 /// Binds a TCP listener with SO_REUSEPORT, so that each worker can have its own on one address.
 /// `v6_only` matters for IPv6 only.
 pub fn listen_tcp(address: SocketAddr, v6_only: bool) -> io::Result<TcpListener> {

@@ -210,6 +210,31 @@ fn con_09_without_a_free_port_the_next_backend_serves_and_none_is_to_blame() {
 }
 
 #[test]
+fn con_10_local_failures_are_not_the_backends() {
+    let backend = Served::echo(Family::V4);
+    let config = Config::of(Axis::PLAIN, &[backend.address])
+        .health("interval = \"300ms\"")
+        .health("fast_interval = \"20ms\"")
+        .health("fall = 2");
+    let mut proxy = Proxy::start(&config);
+    proxy.expect("client refused");
+    let errors = ["EAGAIN", "ENOBUFS", "ENOMEM", "EPERM", "EADDRNOTAVAIL"];
+    for error in errors {
+        let Some(injected) = Injected::start(&proxy, &format!("connect:error={error}")) else {
+            return skip("con_10", "needs strace and the right to trace");
+        };
+        refused(proxy.front());
+        until("probes fail too", || injected.count() >= 3);
+        drop(injected);
+        served(proxy.front());
+    }
+    assert!(!proxy.log.has("is down"));
+    let totals = proxy.finish();
+    assert_eq!(totals.backend("a", "connect failures"), 0);
+    assert_eq!(totals.front("refused"), errors.len() as u64);
+}
+
+#[test]
 fn con_10_a_local_failure_towards_one_backend_is_tried_on_the_next() {
     let backends = [(); 2].map(|()| Served::echo(Family::V4));
     let config = Config::of(Axis::PLAIN, &backends.each_ref().map(|one| one.address))

@@ -30,7 +30,7 @@ pub(super) async fn probe(target: &Target, within: Duration) -> Outcome {
     };
     match connected {
         Ok(Ok(())) => Outcome::Passed,
-        Ok(Err(error)) if is_local(&error) => Outcome::Inconclusive(error),
+        Ok(Err(error)) if target.is_local(&error) => Outcome::Inconclusive(error),
         Ok(Err(error)) => Outcome::Failed(error),
         Err(_) => Outcome::Failed(io::Error::other(format!("no answer within {within:?}"))),
     }
@@ -38,20 +38,4 @@ pub(super) async fn probe(target: &Target, within: Duration) -> Outcome {
 
 fn void<T>(connected: io::Result<T>) -> io::Result<()> {
     connected.map(drop)
-}
-
-/// Whether the failure lies with this host: it has run out of something, or forbids the connect.
-fn is_local(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EMFILE
-                | libc::ENFILE
-                | libc::ENOBUFS
-                | libc::ENOMEM
-                | libc::EADDRNOTAVAIL
-                | libc::EPERM
-                | libc::EACCES
-        )
-    )
 }
