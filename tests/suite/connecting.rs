@@ -274,6 +274,36 @@ fn con_11_without_a_descriptor_for_the_backend_the_client_is_reset() {
 }
 
 #[test]
+fn con_12_a_session_that_cannot_be_watched_is_rolled_back() {
+    let (dead, _port) = dead(Family::V4);
+    let live = Served::echo(Family::V4);
+    let config = Config::of(Axis::PLAIN, &[dead, live.address]).pool("balance = \"first\"");
+    let mut proxy = Proxy::start(&config);
+    proxy.expect("connect failed");
+    proxy.expect("client refused");
+    // The client's socket, that to the first backend, and that to the second one.
+    let calls = [1, 2, 3];
+    let mut refusals = 0;
+    for (error, call) in ["ENOSPC", "ENOMEM"]
+        .into_iter()
+        .flat_map(|e| calls.map(|c| (e, c)))
+    {
+        let what = format!("epoll_ctl:error={error}:when={call}");
+        let Some(injected) = Injected::start(&proxy, &what) else {
+            return skip("con_12", "needs strace and the right to trace");
+        };
+        refused(proxy.front());
+        refusals += 1;
+        drop(injected);
+        served(proxy.front());
+        proxy.wait_quiet();
+    }
+    let totals = proxy.finish();
+    assert_eq!(totals.front("refused"), refusals);
+    assert_eq!(totals.front("accepted"), 2 * refusals);
+}
+
+#[test]
 fn con_15_a_full_backend_takes_no_more_and_the_others_do() {
     let backends = [(); 2].map(|()| Served::echo(Family::V4));
     let axis = Axis {

@@ -21,6 +21,7 @@ use slotmap::SlotMap;
 use super::kit::{Drain, Kit};
 use super::listen::{Listener, State};
 use super::mailbox::{Command, Mailbox, Report, Reports, Shared};
+use super::refuse::Refused;
 use super::tcp::{End, Fate, Request, Session};
 use super::token::{SESSIONS_MAX, SessionKey, Subject, deadline_id, session_of};
 use crate::config::plan::Splice;
@@ -297,9 +298,7 @@ impl Worker {
         let key = self.sessions.insert(session);
         let registered = self.sessions[key].register(key, self.poll.registry(), &mut self.kit);
         if let Err(error) = registered {
-            let line = format_args!("cannot watch a new session: {error}");
-            self.kit.notices.local.log(self.kit.now, line);
-            self.end(key, &End::Reset);
+            self.end(key, &End::Refuse(Refused::Local(error)));
         }
     }
 
