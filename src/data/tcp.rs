@@ -278,6 +278,17 @@ impl Session {
         Arc::ptr_eq(self.leg.lease.backend(), backend)
     }
 
+    /// Its backend is down and keeps no session. A client that is not connected yet gets another.
+    pub(super) fn on_cut(&mut self, key: SessionKey, registry: &Registry, kit: &mut Kit) -> Fate {
+        let reason = "its backend is down";
+        match self.phase {
+            Phase::Connecting(_) => {
+                self.on_attempt_failed(key, &io::Error::other(reason), registry, kit)
+            }
+            Phase::Relaying | Phase::Flushing(_) => Fate::End(End::Cut(reason)),
+        }
+    }
+
     /// Ends it: counts, releases what it holds and closes its sockets as `end` says.
     pub(super) fn end(self, end: &End, kit: &mut Kit) {
         let backend = self.leg.lease.backend();

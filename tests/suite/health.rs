@@ -253,6 +253,35 @@ fn hlt_12_a_backend_that_comes_back_in_time_keeps_its_sessions() {
 }
 
 #[test]
+fn hlt_12_a_client_that_is_not_connected_yet_gets_another_backend() {
+    let swallowing = Swallowing::start(Family::V4);
+    let probed = Listening::start(Family::V4);
+    let port = probed.address.port();
+    let other = Ipv4Addr::new(127, 0, 0, 2);
+    let (live, _probed) = (
+        Served::echo_at((other, 0).into()),
+        Listening::at((other, port).into()),
+    );
+    let config = quick(Config::of(Axis::PLAIN, &[swallowing.address, live.address]))
+        .pool("balance = \"first\"")
+        .pool("connect_timeout = \"1h\"")
+        .pool("on_down = \"reset\"")
+        .health(&format!("port = {port}"));
+    let mut proxy = Proxy::start(&config);
+    proxy.expect("backend \"pool/a\" is down");
+    proxy.expect("backend \"pool/a\": connect failed: its backend is down");
+    let mut client = crate::harness::connect(proxy.front());
+    client.write_all(b"ping").unwrap();
+    is_silent_for(&mut client, Duration::from_millis(50));
+    drop(probed);
+    let mut answer = [0; 4];
+    client.read_exact(&mut answer).unwrap();
+    drop(client);
+    let totals = proxy.finish();
+    assert_eq!(totals.backend("b", "sessions"), 1);
+}
+
+#[test]
 fn hlt_13_with_all_down_fail_open_decides() {
     let mut probed = Served::echo(Family::V4);
     let tagged = Tagged::start(2);

@@ -330,7 +330,8 @@ impl Worker {
             .filter(|(_, session)| session.is_on(backend));
         let keys: Vec<_> = on_it.map(|(key, _)| key).collect();
         for key in keys {
-            self.end(key, &End::Cut("its backend is down"));
+            let fate = self.sessions[key].on_cut(key, self.poll.registry(), &mut self.kit);
+            self.settle(key, fate);
         }
     }
 
