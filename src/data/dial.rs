@@ -64,7 +64,7 @@ pub(super) fn dial(
 }
 
 /// Counts a connect that failed for a reason that lies with the backend, and asks for an early
-/// probe of it.
+/// probe of it unless it is known to be down.
 pub(super) fn on_connect_failed(backend: &Arc<BackendState>, error: &io::Error, kit: &mut Kit) {
     backend.connect_failures.fetch_add(1, Relaxed);
     kit.notices.connect.log(
@@ -75,7 +75,7 @@ pub(super) fn on_connect_failed(backend: &Arc<BackendState>, error: &io::Error, 
             backend.name()
         ),
     );
-    if backend.suspect() {
+    if backend.is_up() && backend.suspect() {
         (kit.reports)(Report::ConnectFailed(Arc::clone(backend)));
     }
 }

@@ -63,6 +63,32 @@ fn hlt_01_a_failed_connect_brings_the_next_probe_forward() {
 }
 
 #[test]
+fn hlt_01_failed_connects_do_not_make_probes_of_a_backend_that_is_down() {
+    let (service, _port) = dead(Family::V4);
+    let (probed, port) = dead(Family::V4);
+    let config = Config::of(Axis::PLAIN, &[service])
+        .health(&format!("port = {}", probed.port()))
+        .health("interval = \"1d\"")
+        .health("fast_interval = \"20ms\"")
+        .health("down_interval = \"1d\"")
+        .health("rise = 1000");
+    let mut proxy = Proxy::start(&config);
+    proxy.expect("backend \"pool/a\"");
+    proxy.expect("client refused");
+    refused(proxy.front());
+    proxy.log.wait_text("backend \"pool/a\" is down");
+    SockRef::from(&port).listen(100).unwrap();
+    port.set_nonblocking(true).unwrap();
+    for _ in 0..20 {
+        refused(proxy.front()); // tried, because all are down
+    }
+    let is_probed = within(Duration::from_millis(200), || port.accept().is_ok());
+    assert!(!is_probed, "the next probe is due in a day");
+    let totals = proxy.finish();
+    assert_eq!(totals.backend("a", "connect failures"), 21);
+}
+
+#[test]
 fn hlt_02_a_listener_that_returns_gets_its_share_back() {
     let mut tagged = Tagged::start(2);
     let config = probing(&tagged.backends).pool("balance = \"round_robin\"");
