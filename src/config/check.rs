@@ -254,39 +254,83 @@ fn check_backends(pool: &model::Pool, problems: &Problems) {
     }
 }
 
-/// No listener's connections go to the listener itself.
+/// A backend that is a listener of ours.
+struct Hop<'a> {
+    address: &'a Written<Address>,
+    listener: &'a Written<String>,
+    /// That listener's pool.
+    pool: &'a str,
+}
+
+/// No connection comes back to where it began, be it by way of other listeners.
 fn check_loops(model: &Model, problems: &Problems) {
-    let pools: HashMap<&str, HashMap<&Address, usize>> =
-        model.pools.iter().map(addresses).collect();
+    let mut ours = HashMap::new();
     for listener in &model.listeners {
-        let (Some(binds), Some(pool)) = (&listener.bind, &listener.pool) else {
+        let (Some(name), Some(pool)) = (&listener.name, &listener.pool) else {
             continue;
         };
-        let Some(addresses) = pools.get(pool.value.as_str()) else {
-            continue;
-        };
-        for bind in binds {
+        for bind in listener.bind.iter().flatten() {
             for own in own_addresses(&bind.value) {
-                if let Some(&at) = addresses.get(&own) {
-                    let what = format!("{own} is the listener itself: connections would go round");
-                    problems.value(at, Wrong::new(what, "name the backend's own address"));
-                }
+                ours.insert(own, (name, pool.value.as_str()));
             }
+        }
+    }
+    let hops: HashMap<&str, Vec<Hop<'_>>> = model
+        .pools
+        .iter()
+        .map(|pool| (pool.name.value.as_str(), hops(pool, &ours)))
+        .collect();
+    for pool in &model.pools {
+        let start = pool.name.value.as_str();
+        for hop in &hops[start] {
+            let own = &hop.address.value;
+            let what = if hop.pool == start {
+                format!("{own} is the listener itself: connections would go round")
+            } else if leads_to(start, hop.pool, &hops) {
+                let name = quoted(&hop.listener.value);
+                format!(
+                    "{own} is listener {name}, which leads back here: connections would go round"
+                )
+            } else {
+                continue; // one pool behind another is unusual, not wrong
+            };
+            let cure = "name the backend's own address";
+            problems.value(hop.address.at, Wrong::new(what, cure));
         }
     }
 }
 
-fn addresses(pool: &model::Pool) -> (&str, HashMap<&Address, usize>) {
+fn hops<'a>(
+    pool: &'a model::Pool,
+    ours: &HashMap<Address, (&'a Written<String>, &'a str)>,
+) -> Vec<Hop<'a>> {
     let addresses = pool
         .backends
         .iter()
         .filter_map(|backend| backend.address.as_ref());
-    (
-        &pool.name.value,
-        addresses
-            .map(|address| (&address.value, address.at))
-            .collect(),
-    )
+    let hop = |address: &'a Written<Address>| {
+        let &(listener, pool) = ours.get(&address.value)?;
+        Some(Hop {
+            address,
+            listener,
+            pool,
+        })
+    };
+    addresses.filter_map(hop).collect()
+}
+
+/// Whether connections to pool `from` can come to pool `to`.
+fn leads_to<'a>(to: &str, from: &'a str, hops: &HashMap<&'a str, Vec<Hop<'a>>>) -> bool {
+    let mut seen = HashSet::from([from]);
+    let mut next = vec![from];
+    while let Some(pool) = next.pop() {
+        if pool == to {
+            return true;
+        }
+        let onward = hops.get(pool).into_iter().flatten().map(|hop| hop.pool);
+        next.extend(onward.filter(|pool| seen.insert(pool)));
+    }
+    false
 }
 
 /// The addresses that certainly lead to `bind`.
