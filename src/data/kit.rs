@@ -20,6 +20,10 @@ pub(super) struct Kit {
     pub(super) now: Tick,
     /// The configuration in force.
     pub(super) active: Arc<Active>,
+    /// Whatever came until then has been handled, so it is what deadlines go by. The process may
+    /// stand still at any moment, also between the last events and the clock, and sessions that
+    /// spoke in the meantime have not been silent.
+    pub(super) heard: Tick,
     pub(super) rng: Rng,
     pub(super) wheel: Wheel,
     pub(super) pipes: Pipes,
@@ -36,6 +40,7 @@ impl Kit {
         Self {
             now: Tick::ZERO,
             active: Arc::default(),
+            heard: Tick::ZERO,
             rng: Rng::new(seed),
             wheel: Wheel::new(Tick::ZERO),
             pipes: Pipes::new(pipes),

@@ -238,22 +238,22 @@ impl Session {
         registry: &Registry,
         kit: &mut Kit,
     ) -> Fate {
-        if self.due(key, kit) > kit.now {
+        if self.due(key, kit) > kit.heard {
             self.arm(key, kit);
             return Fate::Wait;
         }
-        if kit.drain.is_some_and(|drain| drain.until <= kit.now) {
+        if kit.drain.is_some_and(|drain| drain.until <= kit.heard) {
             return Fate::End(End::Cut("the drain time is over"));
         }
-        let silence = kit.now.since(self.last_activity);
+        let silence = kit.heard.since(self.last_activity);
         match &self.phase {
             Phase::Connecting(attempts)
-                if kit.now.since(attempts.since) >= self.pool.plan.connect_timeout =>
+                if kit.heard.since(attempts.since) >= self.pool.plan.connect_timeout =>
             {
                 let error = io::Error::from(io::ErrorKind::TimedOut);
                 self.on_attempt_failed(key, &error, registry, kit)
             }
-            Phase::Flushing(flush) if flush.next <= kit.now => self.look_at_flush(key, kit),
+            Phase::Flushing(flush) if flush.next <= kit.heard => self.look_at_flush(key, kit),
             Phase::Relaying if silence >= self.patience() => {
                 Fate::End(End::Cut(if self.is_half_closed {
                     "half closed for too long"

@@ -430,6 +430,65 @@ fn res_19_idle_connections_cost_a_few_hundred_bytes_and_no_pipe() {
     proxy.finish();
 }
 
+#[test]
+fn res_21_a_process_that_stood_still_ends_no_session_falsely() {
+    let backend = Listening::start(Family::V4);
+    let probed = Served::echo(Family::V4);
+    let config = Config::of(Axis::PLAIN, &[backend.address])
+        .pool("idle_timeout = \"5s\"")
+        .health("interval = \"1s\"")
+        .health(&format!("port = {}", probed.address.port()));
+    let proxy = Proxy::start(&config);
+    // More than a worker hears of in one turn.
+    let mut pairs = backend.pairs(proxy.front(), 700);
+    for (client, server) in &mut pairs {
+        client.write_all(b"a").unwrap();
+        server.read_exact(&mut [0]).unwrap();
+    }
+    proxy.signal(Signal::SIGSTOP);
+    until("it stands still", || is_stopped(proxy.id()));
+    // They speak while it stands still, and would be idle for too long if that did not count.
+    for (client, _) in &mut pairs {
+        client.write_all(b"b").unwrap();
+    }
+    is_silent_for(&mut pairs[0].0, Duration::from_millis(5_500));
+    proxy.signal(Signal::SIGCONT);
+    for (client, server) in &mut pairs {
+        server.read_exact(&mut [0]).unwrap();
+        server.write_all(b"c").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+    }
+    let probes = probed.served();
+    until("probes go on", || probed.served() > probes);
+    assert!(!proxy.log.has("is down"));
+    drop(pairs);
+    proxy.finish();
+}
+
+#[test]
+fn res_21_standing_still_between_the_events_and_the_clock_ends_no_session_falsely() {
+    let backend = Listening::start(Family::V4);
+    let config = Config::of(Axis::PLAIN, &[backend.address]).pool("idle_timeout = \"3s\"");
+    let proxy = Proxy::start(&config);
+    let mut pairs = backend.pairs(proxy.front(), 20);
+    let what = "/^epoll_p?wait$:delay_exit=3500000:when=1";
+    let Some(_injected) = Injected::start(&proxy, what) else {
+        return skip("res_21", "needs strace and the right to trace");
+    };
+    // The worker hears of the first and stands still; then the others speak.
+    for (client, _) in &mut pairs {
+        client.write_all(b"b").unwrap();
+        is_silent_for(client, Duration::from_millis(50));
+    }
+    for (client, server) in &mut pairs {
+        server.read_exact(&mut [0]).unwrap();
+        server.write_all(b"c").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+    }
+    drop(pairs);
+    proxy.finish();
+}
+
 /// Different streams both ways at once, moved by splice, while calls of splice fail; false where
 /// they cannot be made to fail.
 fn both_ways_with_splice_failing(what: &str) -> bool {
