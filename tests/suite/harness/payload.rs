@@ -88,7 +88,7 @@ fn any_part_of_a_payload_is_the_same_bytes() {
         assert_eq!(part, whole[from..]);
         payload.check(from as u64, &part);
     }
-    let mut wrong = whole.clone();
+    let mut wrong = whole;
     wrong[50] ^= 1;
     assert!(std::panic::catch_unwind(|| payload.check(0, &wrong)).is_err());
 }
