@@ -116,6 +116,7 @@ impl Supervisor {
             )));
         }
         let budget = spend(settings.descriptors, count, &loaded.plan)?;
+        let max = max_connections(&loaded.plan, &budget)?;
         let opened = sockets
             .open(&loaded.plan)
             .map_err(|error| Failure(error.to_string()))?;
@@ -125,7 +126,7 @@ impl Supervisor {
         }
         let shared = Arc::new(Shared {
             open: AtomicU32::new(0),
-            max_connections: AtomicU32::new(max_connections(&loaded.plan, &budget)?),
+            max_connections: AtomicU32::new(max),
             workers: (0..count).map(|_| WorkerState::default()).collect(),
         });
         let (sender, reports) = unbounded_channel();
@@ -282,7 +283,8 @@ impl Supervisor {
         Ok(describe(&changes))
     }
 
-    /// Puts a plan in force whose sockets are bound: from here on nothing can fail.
+    /// Puts a plan in force whose sockets are bound: from here on only a worker that has ended, or
+    /// a thread that cannot be had to build tables, can be in the way.
     async fn install(
         &mut self,
         loaded: Loaded,

@@ -291,10 +291,11 @@ fn cfg_01_what_this_machine_does_not_have_is_named() {
         assert!(!socket.exists(), "what was bound before is gone");
     }
     assert_fails(
-        &config().global("max_connections = 4000000000"),
+        &bound.global("max_connections = 4000000000"),
         None,
         &["global.max_connections: 4000000000 is more than RLIMIT_NOFILE carries"],
     );
+    assert!(!socket.exists(), "nothing was bound");
 }
 
 /// Apart from the others, because its name server may take its time.
