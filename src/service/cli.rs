@@ -220,9 +220,11 @@ impl Flags {
         }
         to.line("[pool.default.health]", "");
         if let Some(health) = &self.health {
-            let kind = health
-                .split_once(':')
-                .map_or(health.as_str(), |(kind, _)| kind);
+            // What follows a colon belongs to types that are not supported yet.
+            let kind = match health.split_once(':') {
+                None | Some(("tcp" | "none", _)) => health.as_str(),
+                Some((kind, _)) => kind,
+            };
             to.line(
                 &format!("type = {}", quote(kind)),
                 &format!("--health {health}"),

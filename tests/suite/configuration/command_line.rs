@@ -118,6 +118,11 @@ fn cfg_05_an_error_in_a_flag_names_the_flag() {
             "--health http:/health: `http` is not supported yet",
         ),
         (
+            "--health",
+            "tcp:80",
+            "--health tcp:80: \"tcp:80\" is not known",
+        ),
+        (
             "--health-interval",
             "2",
             "--health-interval 2: `interval` is \"2\"; write a duration",
