@@ -67,7 +67,7 @@ impl Direction<'_> {
             Ok(0) => Read::End,
             Ok(count) => Read::Bytes {
                 count,
-                emptied: count < limit,
+                emptied: count < limit && self.source.is_emptied_by_short_read(),
             },
             Err(error) if error.kind() == ErrorKind::WouldBlock => Read::Empty,
             Err(_) => Read::Failed,

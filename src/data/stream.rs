@@ -42,6 +42,12 @@ impl Stream {
         }
     }
 
+    /// Whether a read that brings less than it might has emptied the socket. A read of a Unix
+    /// socket also ends behind a message that carries descriptors, whatever follows it.
+    pub(super) const fn is_emptied_by_short_read(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => (&*stream).write(bytes),

@@ -1,8 +1,12 @@
 //! Other networks than a loopback without faults, and other sockets than TCP.
 
-use std::io::{Read as _, Write as _};
+use std::io::{IoSlice, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
+
+use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::harness::scale::amount;
 use crate::harness::{
@@ -108,6 +112,7 @@ fn tcp_29_unix_sockets_on_either_side() {
             };
             unix_client(axis);
             unix_backend(axis);
+            descriptors_in_a_stream(axis);
         }
     }
 }
@@ -157,6 +162,47 @@ fn unix_backend(axis: Axis) {
     writer.join().unwrap();
     assert_eq!((bytes.len(), end), (3_000_000, End::Fin));
     payload.check(0, &bytes);
+    proxy.finish();
+}
+
+/// A read of a Unix socket ends behind a message with descriptors, but nothing behind it is lost.
+fn descriptors_in_a_stream(axis: Axis) {
+    let backend = Listening::start(axis.family);
+    let folder = crate::harness::proxy::Folder::new();
+    let path = folder.path().join("front.sock");
+    let listener = format!("bind = [\"127.0.0.1:0\", \"unix:{}\"]", path.display());
+    let proxy = Proxy::start(&Config::of(axis, &[backend.address]).listener(&listener));
+    let mut client = UnixStream::connect(&path).unwrap();
+    let mut server = backend.accept();
+    let send_both = |mut client: &UnixStream| {
+        let descriptors = [client.as_raw_fd()];
+        let attached = [ControlMessage::ScmRights(&descriptors)];
+        let bytes = [IoSlice::new(b"one")];
+        let sent = sendmsg::<()>(
+            client.as_raw_fd(),
+            &bytes,
+            &attached,
+            MsgFlags::empty(),
+            None,
+        );
+        assert_eq!(sent, Ok(3));
+        client.write_all(b"two").unwrap();
+    };
+    // Both messages wait before the proxy looks.
+    proxy.signal(Signal::SIGSTOP);
+    send_both(&client);
+    proxy.signal(Signal::SIGCONT);
+    let mut got = [0; 6];
+    server.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"onetwo");
+    proxy.signal(Signal::SIGSTOP);
+    send_both(&client);
+    client.shutdown(Shutdown::Write).unwrap();
+    proxy.signal(Signal::SIGCONT);
+    assert_eq!(read_all(&mut server), (b"onetwo".to_vec(), End::Fin));
+    drop(server);
+    assert_eq!(read_all(&mut client), (vec![], End::Fin));
+    drop(client);
     proxy.finish();
 }
 
