@@ -90,7 +90,12 @@ impl Direction<'_> {
             return self.copy(self.relay.copy_limit(self.from), kit);
         };
         match retry(|| pipe.fill(self.source, limit)) {
-            Ok(0) => self.relay.on_read(self.from, Read::End),
+            Ok(0) => {
+                // A splice also ends at an urgent byte, with 0 if a FIN is queued somewhere behind
+                // it; a copy reads on.
+                kit.pipes.put_back(pipe);
+                return self.copy(self.relay.copy_limit(self.from), kit);
+            }
             Ok(count) => {
                 self.relay.on_read(
                     self.from,

@@ -161,6 +161,36 @@ fn send_with_urgent(from: &mut TcpStream, to: &mut TcpStream) {
     assert_eq!(&got, b"before!after");
 }
 
+/// An urgent byte may come while its direction streams, and a FIN right behind it.
+#[test]
+fn tcp_19_a_fin_close_behind_an_urgent_byte_hides_nothing() {
+    let payload = Payload::new(19);
+    let mut sent = payload.bytes(300_000);
+    sent.extend_from_slice(b"!after");
+    on_every_axis(|axis| {
+        let backend = Listening::start(axis.family);
+        let proxy = Proxy::start(&Config::of(axis, &[backend.address]));
+        for _ in 0..amount(25, 500) {
+            let (client, mut server) = backend.pair(proxy.front());
+            SockRef::from(&server).set_out_of_band_inline(true).unwrap();
+            let bytes = sent.clone();
+            let writer = std::thread::spawn(move || {
+                let urgent = bytes.len() - "!after".len();
+                (&client).write_all(&bytes[..urgent]).unwrap();
+                SockRef::from(&client).send_out_of_band(b"!").unwrap();
+                (&client).write_all(&bytes[urgent + 1..]).unwrap();
+                client.shutdown(Shutdown::Write).unwrap();
+                client
+            });
+            let (bytes, end) = read_all(&mut server);
+            assert_eq!((bytes.len(), end), (sent.len(), End::Fin));
+            assert_eq!(bytes[299_000..], sent[299_000..]);
+            drop((writer.join().unwrap(), server));
+        }
+        proxy.finish();
+    });
+}
+
 #[test]
 fn tcp_25_fifty_answers_each_closed_by_the_backend() {
     on_every_axis(|axis| {
