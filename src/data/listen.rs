@@ -65,8 +65,8 @@ pub(super) enum Accept {
     Empty,
     /// The process or the listener holds as many sessions as it may.
     Full(&'static str),
-    /// The kernel has no descriptor or memory for one more.
-    Exhausted(io::Error),
+    /// The kernel has no descriptor or memory for one more, or the socket itself is broken.
+    Failed(io::Error),
 }
 
 impl Listener {
@@ -119,14 +119,9 @@ impl Listener {
                     admission,
                 }))
             }
-            Err(error) => match (error.kind(), error.raw_os_error()) {
-                (ErrorKind::WouldBlock, _) => Accept::Empty,
-                (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
-                    Accept::Exhausted(error)
-                }
-                // Errors of the connection itself, which accept(2) passes on.
-                _ => Accept::Gone,
-            },
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Accept::Empty,
+            Err(error) if is_of_connection(&error) => Accept::Gone,
+            Err(error) => Accept::Failed(error),
         }
     }
 
@@ -228,6 +223,29 @@ impl Drop for Admission {
             .sessions
             .fetch_sub(1, Relaxed);
     }
+}
+
+/// Whether accept(2) passes on an error of the connection itself, which is gone with it. Any other
+/// error stays, and trying again at once would never end.
+fn is_of_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::ECONNRESET
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::EINTR
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::EPERM
+                | libc::EPROTO
+                | libc::ETIMEDOUT
+        )
+    )
 }
 
 /// Adds one unless `limit` is reached (0 = no limit).

@@ -56,7 +56,7 @@ impl Worker {
                     self.kit.notices.full.log(self.kit.now, line);
                     State::Paused
                 }
-                Accept::Exhausted(error) => {
+                Accept::Failed(error) => {
                     let line = format_args!("listener \"{name}\": cannot accept: {error}; pausing");
                     self.kit.notices.accept.log(self.kit.now, line);
                     State::Paused
