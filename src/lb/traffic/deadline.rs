@@ -3,7 +3,7 @@
 //! A session that moves bytes only notes when; its entry stays where it is and is put further on
 //! when it fires too early. So a byte costs no timer work at all, and an idle session is looked at
 //! once a revolution. An entry is named by 64 bits: the low half is its place, which must be small and
-//! used by one entry at a time, the high half is handed back as it is. 16 bytes each.
+//! used by one entry at a time, the high half is handed back as it is. 24 bytes each.
 
 use super::super::time::Tick;
 
@@ -14,15 +14,15 @@ pub struct Wheel {
     heads: Box<[u32]>,
     occupied: Box<[u64]>,
     /// The grain up to and including which everything due has fired.
-    fired: u32,
+    fired: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     next: u32,
     previous: u32,
-    /// In grains; [`NONE`] = not armed.
-    due: u32,
+    /// In grains, of which 32 bits would end after 497 days; [`UNARMED`] = none.
+    due: u64,
     /// The high half of the name.
     tag: u32,
 }
@@ -31,7 +31,7 @@ impl Entry {
     const EMPTY: Self = Self {
         next: NONE,
         previous: NONE,
-        due: NONE,
+        due: UNARMED,
         tag: 0,
     };
 }
@@ -56,8 +56,8 @@ impl Wheel {
             self.entries.resize(place + 1, Entry::EMPTY);
         }
         let due = self.coarse(grain_at_or_after(due).max(self.fired + 1));
-        let slot = due % SLOTS;
-        let head = std::mem::replace(&mut self.heads[slot as usize], index);
+        let slot = slot(due);
+        let head = std::mem::replace(&mut self.heads[slot], index);
         self.entries[place] = Entry {
             next: head,
             previous: NONE,
@@ -67,7 +67,7 @@ impl Wheel {
         if head != NONE {
             self.entries[head as usize].previous = index;
         }
-        self.occupied[slot as usize / 64] |= 1 << (slot % 64);
+        self.occupied[slot / 64] |= 1 << (slot % 64);
     }
 
     /// Takes the deadline of entry `id` away, if it has one.
@@ -85,14 +85,14 @@ impl Wheel {
         else {
             return;
         };
-        if due == NONE {
+        if due == UNARMED {
             return;
         }
-        let slot = due % SLOTS;
+        let slot = slot(due);
         if previous == NONE {
-            self.heads[slot as usize] = next;
+            self.heads[slot] = next;
             if next == NONE {
-                self.occupied[slot as usize / 64] &= !(1 << (slot % 64));
+                self.occupied[slot / 64] &= !(1 << (slot % 64));
             }
         } else {
             self.entries[previous as usize].next = next;
@@ -100,27 +100,28 @@ impl Wheel {
         if next != NONE {
             self.entries[next as usize].previous = previous;
         }
-        self.entries[index as usize].due = NONE;
+        self.entries[index as usize].due = UNARMED;
     }
 
     /// When to call [`Wheel::expire`] next, at the latest: the next slot with an entry, which may be
     /// due only in a later revolution.
     pub fn next(&self) -> Option<Tick> {
         let start = self.fired + 1;
-        let words = u32::try_from(self.occupied.len()).expect("a constant below 2^32");
-        let first_word = start % SLOTS / 64;
+        let first = slot(start);
+        let words = self.occupied.len();
+        let first_word = first / 64;
         for step in 0..=words {
             let word = (first_word + step) % words;
-            let mut bits = self.occupied[word as usize];
+            let mut bits = self.occupied[word];
             if step == 0 {
-                bits &= u64::MAX << (start % 64);
+                bits &= u64::MAX << (first % 64);
             } else if step == words {
-                bits &= !(u64::MAX << (start % 64));
+                bits &= !(u64::MAX << (first % 64));
             }
             if bits != 0 {
-                let slot = word * 64 + bits.trailing_zeros();
+                let slot = word as u64 * 64 + u64::from(bits.trailing_zeros());
                 let ahead = (slot + SLOTS - start % SLOTS) % SLOTS;
-                return Some(Tick::from_ms(u64::from(start + ahead) * GRAIN_MS));
+                return Some(Tick::from_ms((start + ahead) * GRAIN_MS));
             }
         }
         None
@@ -136,7 +137,7 @@ impl Wheel {
         let first = (self.fired + 1).max(until.saturating_sub(SLOTS - 1));
         self.fired = until;
         for grain in first..=until {
-            let mut index = self.heads[(grain % SLOTS) as usize];
+            let mut index = self.heads[slot(grain)];
             while index != NONE {
                 let Entry {
                     next,
@@ -155,13 +156,11 @@ impl Wheel {
 
     /// Rounds a far deadline up to a whole second, so that a thousand idle sessions are one
     /// wake-up a second and not a hundred.
-    fn coarse(&self, due: u32) -> u32 {
+    const fn coarse(&self, due: u64) -> u64 {
         if due.saturating_sub(self.fired) < COARSE_FROM {
             return due;
         }
-        due.div_ceil(COARSE_STEP)
-            .saturating_mul(COARSE_STEP)
-            .min(NONE - 1)
+        due.div_ceil(COARSE_STEP) * COARSE_STEP
     }
 }
 
@@ -172,32 +171,36 @@ fn halves(id: u64) -> (u32, u32) {
 }
 
 /// The last grain that lies wholly before `tick`.
-fn grain_before(tick: Tick) -> u32 {
-    grain(tick.as_ms().div_ceil(GRAIN_MS).saturating_sub(1))
+const fn grain_before(tick: Tick) -> u64 {
+    grain_at_or_after(tick).saturating_sub(1)
 }
 
-fn grain_at_or_after(tick: Tick) -> u32 {
-    grain(tick.as_ms().div_ceil(GRAIN_MS))
+const fn grain_at_or_after(tick: Tick) -> u64 {
+    tick.as_ms().div_ceil(GRAIN_MS)
 }
 
-/// Deadlines are capped at 2^32 grains, 497 days of 10 ms.
-fn grain(grains: u64) -> u32 {
-    u32::try_from(grains).unwrap_or(NONE - 1).min(NONE - 1)
+/// The slot of a grain.
+const fn slot(grain: u64) -> usize {
+    (grain % SLOTS) as usize
 }
 
 /// What a deadline is rounded up to, in milliseconds.
 pub const GRAIN_MS: u64 = 10;
 
 /// Slots of the wheel: one revolution takes 82 s.
-const SLOTS: u32 = 8192;
+const SLOTS: u64 = 8192;
 
 /// Grains from which on a deadline counts as far: 10 s, of which a second is a tenth.
-const COARSE_FROM: u32 = 1000;
+const COARSE_FROM: u64 = 1000;
 
 /// Grains a far deadline is rounded up to: 1 s.
-const COARSE_STEP: u32 = 100;
+const COARSE_STEP: u64 = 100;
 
+/// No entry.
 const NONE: u32 = u32::MAX;
+
+/// No deadline: later than any, since a grain has several milliseconds.
+const UNARMED: u64 = u64::MAX;
 
 const _: () = assert!(SLOTS.is_multiple_of(64));
 
@@ -264,12 +267,32 @@ mod tests {
         assert!(fire(&mut wheel, 400 * 86_400_000).is_empty());
     }
 
+    #[test]
+    fn deadlines_go_on_after_years() {
+        let year_ms = 365 * 86_400_000;
+        for years in [1, 2, 100] {
+            let mut wheel = Wheel::new(Tick::from_ms(years * year_ms));
+            for round in 0..3 {
+                let now_ms = (years + round) * year_ms;
+                let _before = fire(&mut wheel, now_ms);
+                for index in 0..3 {
+                    wheel.arm(index, Tick::from_ms(now_ms + 1_000));
+                }
+                let next = wheel.next().expect("armed");
+                assert!(next <= Tick::from_ms(now_ms + 1_000), "{next:?}");
+                assert!(fire(&mut wheel, now_ms + 990).is_empty());
+                assert_eq!(fire(&mut wheel, now_ms + 1_000), [0, 1, 2]);
+                assert_eq!(wheel.next(), None);
+            }
+        }
+    }
+
     proptest! {
         /// Against a sorted map, to which every deadline is given as it is.
         #[test]
         fn agrees_with_a_sorted_map(
             actions in proptest::collection::vec((0..3u8, 0..20u64, 0..200_000u64), 1..200),
-            start_ms in 0..10_000_000u64,
+            start_ms in prop_oneof![0..10_000_000u64, 0..10_000_000_000_000u64],
         ) {
             let mut wheel = Wheel::new(Tick::from_ms(start_ms));
             let mut model: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
