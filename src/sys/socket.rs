@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -118,9 +118,22 @@ pub fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
     socket.set_out_of_band_inline(true)?;
     socket.set_tcp_quickack(false)?;
     match socket.connect(&address.into()) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-        Ok(()) | Err(_) => Ok(socket.into()),
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        Ok(()) | Err(_) => {}
     }
+    refuse_itself(socket.as_fd(), address)?;
+    Ok(socket.into())
+}
+
+/// Fails for a socket that has connected to itself. A connect to an address of this host may draw
+/// its destination as its own port, and finds itself there if nobody else is.
+pub fn refuse_itself(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
+    let socket = SockRef::from(&socket);
+    if socket.local_addr()?.as_socket() != Some(address) {
+        return Ok(());
+    }
+    socket.set_linger(Some(Duration::ZERO))?; // or the port would be busy for a minute
+    Err(io::Error::from_raw_os_error(libc::ECONNREFUSED))
 }
 
 /// A non-blocking Unix socket connected to `path`. A full backlog is `WouldBlock`: the backend is

@@ -38,6 +38,32 @@ fn con_01_a_refusing_backend_costs_a_retry_only() {
     });
 }
 
+/// A connect draws its own port from a range, in which the port of a dead backend may be.
+#[test]
+fn con_01_a_dead_backend_is_not_found_in_ourselves() {
+    in_namespace("con_01", "", || {
+        let ports = "/proc/sys/net/ipv4/ip_local_port_range";
+        std::fs::write(ports, "40000 40063").unwrap();
+        let config = Config::new(Axis::PLAIN)
+            .listener("bind = \"127.0.0.1:39000\"")
+            .pool("retries = 0")
+            .backend("127.0.0.1:40010")
+            .health("interval = \"10ms\"")
+            .health("down_interval = \"10ms\"")
+            .health("initial = \"down\"")
+            .health("rise = 1");
+        let mut proxy = Proxy::start(&config);
+        proxy.expect("backend \"pool/a\": connect failed: Connection refused");
+        proxy.expect("client refused");
+        for _ in 0..1_000 {
+            refused(proxy.front());
+        }
+        assert!(!proxy.log.has("backend \"pool/a\" is up"));
+        let totals = proxy.finish();
+        assert_eq!(totals.backend("a", "sessions"), 0);
+    });
+}
+
 #[test]
 fn con_02_when_all_refuse_the_client_is_reset_after_the_last_attempt() {
     on_every_axis(|axis| {

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::Outcome;
-use crate::sys::socket::Target;
+use crate::sys::socket::{self, Target};
 
 /// What to probe for a backend at `target`: itself, or another port of it.
 pub(super) fn probed(target: &Target, port: u16) -> Target {
@@ -25,7 +26,7 @@ pub(super) fn probed(target: &Target, port: u16) -> Target {
 /// Connects and closes.
 pub(super) async fn probe(target: &Target, within: Duration) -> Outcome {
     let connected = match target {
-        Target::Tcp(address) => timeout(within, TcpStream::connect(address)).await.map(void),
+        Target::Tcp(address) => timeout(within, connect(*address)).await,
         Target::Unix(path) => timeout(within, UnixStream::connect(path)).await.map(void),
     };
     match connected {
@@ -34,6 +35,11 @@ pub(super) async fn probe(target: &Target, within: Duration) -> Outcome {
         Ok(Err(error)) => Outcome::Failed(error),
         Err(_) => Outcome::Failed(io::Error::other(format!("no answer within {within:?}"))),
     }
+}
+
+async fn connect(address: SocketAddr) -> io::Result<()> {
+    let stream = TcpStream::connect(address).await?;
+    socket::refuse_itself(stream.as_fd(), address)
 }
 
 fn void<T>(connected: io::Result<T>) -> io::Result<()> {
