@@ -120,7 +120,7 @@ fn cfg_05_an_error_in_a_flag_names_the_flag() {
         (
             "--health",
             "tcp:80",
-            "--health tcp:80: \"tcp:80\" is not known",
+            "--health tcp:80: `type` is \"tcp:80\"; write \"tcp\" or \"none\"",
         ),
         (
             "--health-interval",
