@@ -8,9 +8,9 @@
 //! What must stay true:
 //! - in each direction, bytes received = bytes sent + bytes parked;
 //! - a FIN is passed on only after the last byte before it;
-//! - a socket that has failed once never counts as finished again: after an error the kernel
+//! - a socket whose error has been reported never counts as finished again: after it the kernel
 //!   answers further reads with 0, which would make a broken transfer look complete;
-//! - bytes that arrived before a reset are delivered before the reset is passed on.
+//! - bytes, and a FIN, that arrived before a reset are delivered before the reset is passed on.
 
 /// The two ends of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,8 +124,8 @@ pub enum Carriage {
 pub struct Relay {
     client_to_backend: Direction,
     backend_to_client: Direction,
-    client_broken: bool,
-    backend_broken: bool,
+    client: Connection,
+    backend: Connection,
 }
 
 impl Relay {
@@ -134,8 +134,8 @@ impl Relay {
         Self {
             client_to_backend: Direction::new(carriage),
             backend_to_client: Direction::new(carriage),
-            client_broken: false,
-            backend_broken: false,
+            client: Connection::Sound,
+            backend: Connection::Sound,
         }
     }
 
@@ -151,7 +151,7 @@ impl Relay {
         }
         self.direction_mut(side.other()).writable |= ready.writable;
         if ready.failed {
-            self.break_off(side);
+            self.break_off(side, Connection::Failing);
         }
     }
 
@@ -162,10 +162,10 @@ impl Relay {
 
     /// Takes in the outcome of a read from `side`.
     pub fn on_read(&mut self, side: Side, read: Read) {
-        let broken = self.is_broken(side);
-        self.direction_mut(side).on_read(read, broken);
+        let connection = self.connection(side);
+        self.direction_mut(side).on_read(read, connection);
         if read == Read::Failed {
-            self.break_off(side);
+            self.break_off(side, Connection::Broken);
         }
     }
 
@@ -173,7 +173,7 @@ impl Relay {
     pub fn on_write(&mut self, side: Side, write: Write) {
         match write {
             Write::Bytes(count) => self.direction_mut(side).on_written(count),
-            Write::Failed => self.break_off(side.other()),
+            Write::Failed => self.break_off(side.other(), Connection::Broken),
         }
     }
 
@@ -182,7 +182,7 @@ impl Relay {
         if passed {
             self.direction_mut(side).sink = Sink::Shut;
         } else {
-            self.break_off(side.other());
+            self.break_off(side.other(), Connection::Failing);
         }
     }
 
@@ -204,7 +204,7 @@ impl Relay {
 
     /// What becomes of the session as it stands.
     pub fn verdict(&self) -> Verdict {
-        if self.client_broken && self.backend_broken {
+        if Side::BOTH.iter().all(|&side| self.is_broken(side)) {
             return Verdict::Drop;
         }
         for side in Side::BOTH {
@@ -254,21 +254,26 @@ impl Relay {
 
     /// The connection of `side` is broken: nothing more can be written to it, and it must be read
     /// to its end, because bytes may be queued before the reset.
-    fn break_off(&mut self, side: Side) {
-        match side {
-            Side::Client => self.client_broken = true,
-            Side::Backend => self.backend_broken = true,
-        }
+    fn break_off(&mut self, side: Side, how: Connection) {
+        let connection = match side {
+            Side::Client => &mut self.client,
+            Side::Backend => &mut self.backend,
+        };
+        *connection = how.max(*connection);
         self.direction_mut(side.other()).sink = Sink::Broken;
         let direction = self.direction_mut(side);
         direction.readable = true;
         direction.read_on = true;
     }
 
-    const fn is_broken(&self, side: Side) -> bool {
+    fn is_broken(&self, side: Side) -> bool {
+        self.connection(side) != Connection::Sound
+    }
+
+    const fn connection(&self, side: Side) -> Connection {
         match side {
-            Side::Client => self.client_broken,
-            Side::Backend => self.backend_broken,
+            Side::Client => self.client,
+            Side::Backend => self.backend,
         }
     }
 
@@ -285,6 +290,18 @@ impl Relay {
             Side::Backend => &mut self.backend_to_client,
         }
     }
+}
+
+/// How one side's connection is, from good to bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Connection {
+    /// As far as we know.
+    Sound,
+    /// Broken, but no call has been given the error yet. A read that finds the end of the stream
+    /// all the same has found a FIN that came before the reset.
+    Failing,
+    /// Broken, and the error was reported: reads find an end whether there was a FIN or not.
+    Broken,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -392,7 +409,7 @@ impl Direction {
         }
     }
 
-    fn on_read(&mut self, read: Read, broken: bool) {
+    fn on_read(&mut self, read: Read, connection: Connection) {
         match read {
             Read::Bytes { count, emptied } => {
                 let bytes = u32::try_from(count).expect("a read is bounded by its step");
@@ -413,7 +430,7 @@ impl Direction {
             Read::Empty => self.readable = false,
             Read::End => {
                 self.readable = false;
-                self.source = if broken {
+                self.source = if connection == Connection::Broken {
                     Source::Broken
                 } else {
                     Source::Finished
@@ -439,10 +456,10 @@ impl Direction {
         }
     }
 
-    /// Whether everything the source will ever send has been written, or never can be.
+    /// Whether everything a broken source has sent has been passed on, or never can be.
     const fn is_delivered(&self) -> bool {
         match self.sink {
-            Sink::Open => !matches!(self.source, Source::Open) && self.parked == 0,
+            Sink::Open => matches!(self.source, Source::Broken) && self.parked == 0,
             Sink::Shut | Sink::Broken => true,
         }
     }
@@ -688,6 +705,18 @@ mod tests {
         assert!(world.settle());
         assert_eq!(world.client.got, 100_500);
         assert!(!world.client.got_fin);
+        assert_eq!(world.relay.verdict(), Verdict::Reset(Side::Client));
+    }
+
+    #[test]
+    fn a_fin_before_a_reset_arrives_before_it() {
+        let mut world = World::new(Carriage::Adaptive);
+        world.backend.send(300);
+        world.backend.finish();
+        world.backend.reset();
+        assert!(world.settle());
+        assert_eq!(world.client.got, 300);
+        assert!(world.client.got_fin);
         assert_eq!(world.relay.verdict(), Verdict::Reset(Side::Client));
     }
 

@@ -9,9 +9,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use evenkeel::sys::socket::unacknowledged;
+use nix::sys::signal::Signal;
 
 use crate::harness::stream::{is_reset, read_on, reset_on_close};
-use crate::harness::{Axis, Config, End, Listening, Payload, Proxy, Rng, scale, until};
+use crate::harness::{
+    Axis, Config, End, Listening, Payload, Proxy, Rng, on_every_axis, read_all, reset, scale, until,
+};
 
 #[test]
 fn no_broken_transfer_looks_complete() {
@@ -40,6 +43,36 @@ fn no_broken_transfer_looks_complete() {
         start.elapsed().as_secs_f64()
     );
     assert!(by_sender > transfers / 4 && by_receiver > transfers / 4 && whole > 0);
+}
+
+/// A server that has answered and closed resets a client that sends more. The answer is whole.
+#[test]
+fn a_fin_before_a_reset_is_passed_on_before_it() {
+    on_every_axis(|axis| {
+        let backend = Listening::start(axis.family);
+        let proxy = Proxy::start(&Config::of(axis, &[backend.address]));
+        for from in [From::Client, From::Backend] {
+            let (client, server) = backend.pair(proxy.front());
+            let (mut sender, mut receiver) = match from {
+                From::Client => (client, server),
+                From::Backend => (server, client),
+            };
+            let sent = Payload::new(1).bytes(50_000);
+            // The proxy sees all of it at once.
+            proxy.signal(Signal::SIGSTOP);
+            sender.write_all(&sent).unwrap();
+            sender.shutdown(Shutdown::Write).unwrap();
+            until("everything sent is at the proxy", || {
+                unacknowledged(sender.as_fd()).unwrap() == 0
+            });
+            reset(sender);
+            proxy.signal(Signal::SIGCONT);
+            let (got, end) = read_all(&mut receiver);
+            assert_eq!((got == sent, end), (true, End::Fin), "from {from:?}");
+            until("the reset", || receiver.write(&[1]).is_err());
+        }
+        proxy.finish();
+    });
 }
 
 /// Transfers on one proxy, some at a time.
