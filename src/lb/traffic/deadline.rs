@@ -41,8 +41,8 @@ impl Wheel {
     pub fn new(now: Tick) -> Self {
         Self {
             entries: Vec::new(),
-            heads: vec![NONE; SLOTS as usize].into_boxed_slice(),
-            occupied: vec![0; SLOTS as usize / 64].into_boxed_slice(),
+            heads: vec![NONE; SLOT_COUNT].into_boxed_slice(),
+            occupied: vec![0; SLOT_COUNT / 64].into_boxed_slice(),
             fired: grain_before(now),
         }
     }
@@ -188,7 +188,8 @@ const fn slot(grain: u64) -> usize {
 pub const GRAIN_MS: u64 = 10;
 
 /// Slots of the wheel: one revolution takes 82 s.
-const SLOTS: u64 = 8192;
+const SLOTS: u64 = SLOT_COUNT as u64;
+const SLOT_COUNT: usize = 8192;
 
 /// Grains from which on a deadline counts as far: 10 s, of which a second is a tenth.
 const COARSE_FROM: u64 = 1000;

@@ -87,6 +87,65 @@ fn cfg_05_wrong_use_ends_with_2() {
     }
 }
 
+/// A flag, a value that is wrong for it, and how the error begins.
+const WRONG_FLAGS: &[(&str, &str, &str)] = &[
+    (
+        "--balance",
+        "hsah",
+        "--balance hsah: \"hsah\" is not known; did you mean \"hash\"?",
+    ),
+    (
+        "--workers",
+        "0",
+        "--workers 0: `workers` is 0; write \"auto\" or a whole number",
+    ),
+    (
+        "--hash-key",
+        "sni",
+        "--hash-key sni: `sni` is not supported yet",
+    ),
+    (
+        "--health",
+        "http:/health",
+        "--health http:/health: `http` is not supported yet",
+    ),
+    (
+        "--health",
+        "tcp:80",
+        "--health tcp:80: `type` is \"tcp:80\"; write \"tcp\" or \"none\"",
+    ),
+    (
+        "--health-interval",
+        "2",
+        "--health-interval 2: `interval` is \"2\"; write a duration",
+    ),
+    (
+        "--drain-timeout",
+        "9",
+        "--drain-timeout 9: `drain_timeout` is \"9\"; write a duration",
+    ),
+    (
+        "--listen",
+        "udp://127.0.0.1:0",
+        "--listen udp://127.0.0.1:0: `udp` is not supported yet",
+    ),
+    (
+        "--backend",
+        "b:1,weight=x",
+        "--backend b:1,weight=x: `weight` is \"x\"; write a whole",
+    ),
+    (
+        "--admin",
+        "/run/a.sock",
+        "--admin /run/a.sock: `admin_socket` is not supported yet",
+    ),
+    (
+        "--http",
+        "127.0.0.1:1",
+        "--http 127.0.0.1:1: `http` is not supported yet",
+    ),
+];
+
 #[test]
 fn cfg_05_an_error_in_a_flag_names_the_flag() {
     let start = [
@@ -96,63 +155,7 @@ fn cfg_05_an_error_in_a_flag_names_the_flag() {
         "--backend",
         "127.0.0.1:1",
     ];
-    for (flag, value, expected) in [
-        (
-            "--balance",
-            "hsah",
-            "--balance hsah: \"hsah\" is not known; did you mean \"hash\"?",
-        ),
-        (
-            "--workers",
-            "0",
-            "--workers 0: `workers` is 0; write \"auto\" or a whole number",
-        ),
-        (
-            "--hash-key",
-            "sni",
-            "--hash-key sni: `sni` is not supported yet",
-        ),
-        (
-            "--health",
-            "http:/health",
-            "--health http:/health: `http` is not supported yet",
-        ),
-        (
-            "--health",
-            "tcp:80",
-            "--health tcp:80: `type` is \"tcp:80\"; write \"tcp\" or \"none\"",
-        ),
-        (
-            "--health-interval",
-            "2",
-            "--health-interval 2: `interval` is \"2\"; write a duration",
-        ),
-        (
-            "--drain-timeout",
-            "9",
-            "--drain-timeout 9: `drain_timeout` is \"9\"; write a duration",
-        ),
-        (
-            "--listen",
-            "udp://127.0.0.1:0",
-            "--listen udp://127.0.0.1:0: `udp` is not supported yet",
-        ),
-        (
-            "--backend",
-            "b:1,weight=x",
-            "--backend b:1,weight=x: `weight` is \"x\"; write a whole",
-        ),
-        (
-            "--admin",
-            "/run/a.sock",
-            "--admin /run/a.sock: `admin_socket` is not supported yet",
-        ),
-        (
-            "--http",
-            "127.0.0.1:1",
-            "--http 127.0.0.1:1: `http` is not supported yet",
-        ),
-    ] {
+    for &(flag, value, expected) in WRONG_FLAGS {
         let outcome = evenkeel(start.iter().chain(&[flag, value]));
         assert_eq!(outcome.code, Some(2), "{outcome:?}");
         assert!(
