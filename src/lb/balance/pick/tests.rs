@@ -1,6 +1,6 @@
 //! Balance quality, disruption, limits and refusals, for every policy.
 
-use proptest::prelude::*;
+mod rules;
 
 use super::*;
 use crate::lb::rng::Rng;
@@ -446,92 +446,6 @@ fn with_everybody_down_fail_open_decides() {
             match picked {
                 Ok(_) => assert!(fail_open, "{policy:?}"),
                 Err(refusal) => assert!(!fail_open && refusal == Refusal::NoneAvailable),
-            }
-        }
-    }
-}
-
-proptest! {
-    /// Against a naive reading of the rules: whoever is picked may be, and somebody is if may be.
-    #[test]
-    fn agrees_with_the_rules(
-        policy in proptest::sample::select(&POLICIES[..]),
-        load_factor in prop_oneof![Just(0.0), 1.05..2.0f64],
-        rows in proptest::collection::vec(
-            (0..4u16, 0..3u32, 0..3u32, any::<bool>(), any::<bool>(), any::<bool>()), 1..12,
-        ),
-        fail_open: bool,
-        seed: u64,
-    ) {
-        let mut held = Vec::new();
-        let mut tried = Vec::new();
-        let mut members = Vec::new();
-        for (index, &(weight, limit, open, up, backup, is_tried)) in (0u16..).zip(&rows) {
-            let state = Arc::new(BackendState::new("pool", &format!("b{index}"), up));
-            held.extend((0..open).map(|_| state.reserve(0)));
-            members.push(Member { state, weight, max_connections: limit, backup });
-            if is_tried {
-                tried.push(index);
-            }
-        }
-        let settings = Settings { load_factor, fail_open, ..settings(policy) };
-        let balancer = Balancer::new(settings, members);
-        let all = balancer.members();
-        let has = |backup: bool, ignore: bool, test: &dyn Fn(u16) -> bool| {
-            (0u16..).zip(all).any(|(index, m)| {
-                m.weight > 0 && m.backup == backup && (ignore || m.state.is_up()) && test(index)
-            })
-        };
-        let untried = |index: u16| !tried.contains(&index);
-        let takes = |index: u16| {
-            let m = &all[usize::from(index)];
-            untried(index) && (m.max_connections == 0 || m.state.open() < m.max_connections)
-        };
-        // The first tier that has somebody up and untried decides; without anybody up, fail_open.
-        let mut expected = None;
-        'search: for ignore in [false, true] {
-            if ignore && (!fail_open || has(false, false, &|_| true) || has(true, false, &|_| true)) {
-                break;
-            }
-            for backup in [false, true] {
-                if has(backup, ignore, &untried) {
-                    expected = Some((backup, ignore));
-                    break 'search;
-                }
-            }
-        }
-        let picked = balancer.pick(&client(1), &tried, &mut Rng::new(seed));
-        match (picked, expected) {
-            (Ok(picked), Some((backup, ignore))) => {
-                let m = &all[usize::from(picked.index)];
-                prop_assert!(m.weight > 0 && m.backup == backup && untried(picked.index));
-                prop_assert!(ignore || m.state.is_up());
-                prop_assert!(m.max_connections == 0 || m.state.open() <= m.max_connections);
-            }
-            (Ok(_), None) => prop_assert!(false, "picked although nobody may be"),
-            (Err(refusal), Some((backup, ignore))) => {
-                prop_assert!(!has(backup, ignore, &takes), "refused although somebody may be");
-                prop_assert_eq!(refusal, Refusal::AllFull);
-            }
-            (Err(refusal), None) => prop_assert!(refusal != Refusal::AllFull),
-        }
-    }
-
-    /// No member passes the bound while others are within it.
-    #[test]
-    fn loads_stay_within_the_bound(
-        policy in proptest::sample::select(&[Policy::Hash, Policy::Rendezvous][..]),
-        factor in 1.01..2.0f64, count in 1..20usize, hot in 1..5u32,
-    ) {
-        let settings = Settings { load_factor: factor, ..settings(policy) };
-        let balancer = Balancer::new(settings, equal(count));
-        let mut rng = Rng::new(1);
-        let mut held = Vec::new();
-        for n in 0..300u32 {
-            held.push(balancer.pick(&client(n % hot), &[], &mut rng).unwrap());
-            let bound = (factor * f64::from(n + 1) / count as f64).ceil();
-            for member in balancer.members() {
-                prop_assert!(f64::from(member.state.open()) <= bound);
             }
         }
     }
