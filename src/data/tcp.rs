@@ -280,12 +280,9 @@ impl Session {
 
     /// Its backend is down and keeps no session. A client that is not connected yet gets another.
     pub(super) fn on_cut(&mut self, key: SessionKey, registry: &Registry, kit: &mut Kit) -> Fate {
-        let reason = "its backend is down";
         match self.phase {
-            Phase::Connecting(_) => {
-                self.on_attempt_failed(key, &io::Error::other(reason), registry, kit)
-            }
-            Phase::Relaying | Phase::Flushing(_) => Fate::End(End::Cut(reason)),
+            Phase::Connecting(_) => self.try_another(key, registry, kit),
+            Phase::Relaying | Phase::Flushing(_) => Fate::End(End::Cut("its backend is down")),
         }
     }
 
@@ -367,6 +364,11 @@ impl Session {
         if !target.is_local(error) {
             on_connect_failed(self.leg.lease.backend(), error, kit);
         }
+        self.try_another(key, registry, kit)
+    }
+
+    /// Gives a client that is still connecting another backend, or refuses it.
+    fn try_another(&mut self, key: SessionKey, registry: &Registry, kit: &mut Kit) -> Fate {
         let Phase::Connecting(attempts) = &mut self.phase else {
             return Fate::Wait;
         };
