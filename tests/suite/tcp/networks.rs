@@ -1,6 +1,6 @@
 //! Other networks than a loopback without faults, and other sockets than TCP.
 
-use std::io::{IoSlice, Read as _, Write as _};
+use std::io::{IoSlice, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -117,6 +117,16 @@ fn tcp_29_unix_sockets_on_either_side() {
     }
 }
 
+/// Sends three megabytes and a FIN from one end and expects them at the other.
+fn arrives_whole(mut sender: impl Write + Send + 'static, receiver: &mut impl Read) {
+    let payload = Payload::new(29);
+    let writer = std::thread::spawn(move || sender.write_all(&payload.bytes(3_000_000)).unwrap());
+    let (bytes, end) = read_all(receiver);
+    writer.join().unwrap();
+    assert_eq!((bytes.len(), end), (3_000_000, End::Fin));
+    payload.check(0, &bytes);
+}
+
 /// A client of a Unix socket, a backend of TCP.
 fn unix_client(axis: Axis) {
     let backend = Listening::start(axis.family);
@@ -130,12 +140,7 @@ fn unix_client(axis: Axis) {
     client.write_all(b"request").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_all(&mut server), (b"request".to_vec(), End::Fin));
-    let payload = Payload::new(29);
-    let writer = std::thread::spawn(move || server.write_all(&payload.bytes(3_000_000)).unwrap());
-    let (bytes, end) = read_all(&mut client);
-    writer.join().unwrap();
-    assert_eq!((bytes.len(), end), (3_000_000, End::Fin));
-    payload.check(0, &bytes);
+    arrives_whole(server, &mut client);
     proxy.finish();
     assert!(
         !path.exists(),
@@ -156,12 +161,7 @@ fn unix_backend(axis: Axis) {
     server.write_all(b"greeting").unwrap();
     server.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_all(&mut client), (b"greeting".to_vec(), End::Fin));
-    let payload = Payload::new(30);
-    let writer = std::thread::spawn(move || client.write_all(&payload.bytes(3_000_000)).unwrap());
-    let (bytes, end) = read_all(&mut server);
-    writer.join().unwrap();
-    assert_eq!((bytes.len(), end), (3_000_000, End::Fin));
-    payload.check(0, &bytes);
+    arrives_whole(client, &mut server);
     proxy.finish();
 }
 
