@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::harness::clients::Clients;
+use crate::harness::stream::uninterrupted;
 use crate::harness::{
     Axis, Config, End, Family, Payload, Proxy, Rng, Served, Tagged, connect, read_all, scale, until,
 };
@@ -90,7 +91,7 @@ fn read_stream(mut stream: TcpStream, seed: u64, size: u64) {
     let mut piece = vec![0; 64 * 1024];
     let mut position = 0;
     loop {
-        let count = stream.read(&mut piece).unwrap();
+        let count = uninterrupted(|| stream.read(&mut piece)).unwrap();
         Payload::new(!seed).check(position, &piece[..count]);
         position += count as u64;
         if count == 0 {
@@ -109,7 +110,7 @@ fn answer_in_kind(mut stream: TcpStream) -> io::Result<()> {
     let (mut piece, mut expected) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     let mut position = 0;
     loop {
-        let count = stream.read(&mut piece)?;
+        let count = uninterrupted(|| stream.read(&mut piece))?;
         Payload::new(seed).fill(position, &mut expected[..count]);
         if count == 0 || piece[..count] != expected[..count] {
             return Ok(());

@@ -14,7 +14,7 @@ use crate::harness::clients::{Clients, finish_session};
 use crate::harness::faults::{Injected, leave_descriptors, with_descriptors};
 use crate::harness::process::{descriptors, is_stopped, private_dirty, processor_time, resident};
 use crate::harness::scale::{amount, skip};
-use crate::harness::stream::{is_silent_for, read_on};
+use crate::harness::stream::{is_silent_for, read_on, uninterrupted};
 use crate::harness::wait::within;
 use crate::harness::{
     Axis, Config, End, Family, Listening, Payload, Proxy, Served, connect, on_every_axis, ping,
@@ -138,7 +138,10 @@ fn res_04_a_hog_does_not_starve_the_others() {
             move || {
                 let mut buffer = vec![0; 256 * 1024];
                 while !stop.load(SeqCst) {
-                    eaten.fetch_add(stream.read(&mut buffer).unwrap() as u64, SeqCst);
+                    eaten.fetch_add(
+                        uninterrupted(|| stream.read(&mut buffer)).unwrap() as u64,
+                        SeqCst,
+                    );
                 }
                 reset(stream);
             }

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::backend::listen_with_backlog;
 use crate::harness::scale::amount;
-use crate::harness::stream::{bounded, is_reset, is_silent_for};
+use crate::harness::stream::{bounded, is_reset, is_silent_for, uninterrupted};
 use crate::harness::wait::within;
 use crate::harness::{
     Axis, Config, DEADLINE, End, Family, Listening, Proxy, Served, Tagged, connect, evenkeel,
@@ -74,7 +74,7 @@ fn survives(
             (&mut server, &mut client)
         };
         from.set_read_timeout(Some(gap)).unwrap();
-        let heard = from.read(&mut [0]);
+        let heard = uninterrupted(|| from.read(&mut [0]));
         from.set_read_timeout(Some(DEADLINE)).unwrap();
         let sent = Instant::now();
         let is_silent = matches!(&heard, Err(error) if error.kind() == ErrorKind::WouldBlock);
@@ -200,7 +200,7 @@ fn tmo_04_a_finish_after_a_long_silence_still_gets_its_answer() {
             server
                 .set_read_timeout(Some(Duration::from_millis(200)))
                 .unwrap();
-            drop(server.read(&mut [0])); // it thinks, for as long as that
+            drop(uninterrupted(|| server.read(&mut [0]))); // it thinks, for as long as that
             drop(server.write_all(b"answer"));
             drop(server);
             let answer = read_all(&mut client);

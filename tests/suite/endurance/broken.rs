@@ -11,7 +11,7 @@ use std::time::Instant;
 use evenkeel::sys::socket::unacknowledged;
 use nix::sys::signal::Signal;
 
-use crate::harness::stream::{is_reset, read_on, reset_on_close};
+use crate::harness::stream::{is_reset, read_on, reset_on_close, uninterrupted};
 use crate::harness::{
     Axis, Config, End, Listening, Payload, Proxy, Rng, on_every_axis, read_all, reset, scale, until,
 };
@@ -266,7 +266,11 @@ fn play(script: &Script, (client, server): (TcpStream, TcpStream)) -> usize {
 
 fn send(script: &Script, mut stream: TcpStream, payload: &[u8], tell: Sender<usize>) -> Sent {
     if script.leaves_unread() {
-        assert_eq!(stream.peek(&mut [0]).unwrap(), 1, "{script:?}");
+        assert_eq!(
+            uninterrupted(|| stream.peek(&mut [0])).unwrap(),
+            1,
+            "{script:?}"
+        );
     } else if script.half_closed {
         let end = read_on(&mut stream, |_| {});
         if end == End::Reset && matches!(script.cut, Cut::ByReceiver { .. }) {
@@ -374,13 +378,17 @@ fn receive(
     let mut left = cut_at;
     while left > 0 {
         let limit = left.min(piece);
-        let count = stream.read(&mut buffer[..limit]).unwrap();
+        let count = uninterrupted(|| stream.read(&mut buffer[..limit])).unwrap();
         assert_ne!(count, 0, "an end that nobody sent: {script:?}");
         left = cut_at - check(&buffer[..count]);
     }
     let way = if cut_at < available { way } else { Way::Reset };
     if way == Way::Unread {
-        assert_eq!(stream.peek(&mut [0]).unwrap(), 1, "{script:?}");
+        assert_eq!(
+            uninterrupted(|| stream.peek(&mut [0])).unwrap(),
+            1,
+            "{script:?}"
+        );
     }
     cut(stream, way);
     (arrived, None)
@@ -397,7 +405,7 @@ fn write(mut stream: &TcpStream, bytes: &[u8], rng: &mut Rng) -> (usize, bool) {
     let mut count = 0;
     while count < bytes.len() {
         let limit = (count + 1 + rng.size(128 * 1024)).min(bytes.len());
-        match stream.write(&bytes[count..limit]) {
+        match uninterrupted(|| stream.write(&bytes[count..limit])) {
             Ok(taken) => count += taken,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return (count, false),
             Err(error) if is_reset(&error) => return (count, true),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
 use crate::harness::clients::Clients;
+use crate::harness::stream::uninterrupted;
 use crate::harness::{
     Axis, Config, Family, Payload, Proxy, Rng, Served, connect_from, scale, until,
 };
@@ -205,7 +206,7 @@ fn ask(front: SocketAddr, n: u64, seed: u64) -> io::Result<[u64; 2]> {
     if got != expected {
         return Err(io::Error::other("not what the backend sent"));
     }
-    if request.backend_closes && stream.read(&mut [0])? != 0 {
+    if request.backend_closes && uninterrupted(|| stream.read(&mut [0]))? != 0 {
         return Err(io::Error::other("more than the backend sent"));
     }
     Ok([(Request::LEN + upload.len()) as u64, expected.len() as u64])
@@ -360,7 +361,7 @@ fn tagged_echo(tag: u8) -> Served {
         stream.write_all(&[tag])?;
         let mut buffer = [0; 64];
         loop {
-            let count = stream.read(&mut buffer)?;
+            let count = uninterrupted(|| stream.read(&mut buffer))?;
             if count == 0 {
                 return Ok(());
             }

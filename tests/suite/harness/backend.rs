@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::stream::{bounded, reset_on_close};
+use super::stream::{bounded, reset_on_close, uninterrupted};
 use super::wait::until;
 
 /// A listening socket.
@@ -190,7 +190,7 @@ impl Served {
         Self::start(address, |mut stream| {
             let mut buffer = vec![0; 64 * 1024];
             loop {
-                let count = stream.read(&mut buffer)?;
+                let count = uninterrupted(|| stream.read(&mut buffer))?;
                 if count == 0 {
                     return Ok(());
                 }

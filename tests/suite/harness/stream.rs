@@ -58,12 +58,22 @@ pub fn read_all(stream: &mut impl Read) -> (Vec<u8>, End) {
 pub fn read_on(stream: &mut impl Read, mut each: impl FnMut(&[u8])) -> End {
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        match stream.read(&mut buffer) {
+        match uninterrupted(|| stream.read(&mut buffer)) {
             Ok(0) => return End::Fin,
             Ok(count) => each(&buffer[..count]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if is_reset(&error) => return End::Reset,
             Err(error) => panic!("neither bytes nor an end: {error}"),
+        }
+    }
+}
+
+/// Makes a call again where it was interrupted: a call with a time limit is, without any signal,
+/// when the machine freezes this process and lets it go on.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done,
         }
     }
 }
@@ -129,7 +139,7 @@ pub fn refused(front: SocketAddr) {
 pub fn is_silent_for(stream: &mut TcpStream, time: Duration) {
     stream.set_read_timeout(Some(time)).expect("not zero");
     let mut byte = [0];
-    match stream.read(&mut byte) {
+    match uninterrupted(|| stream.read(&mut byte)) {
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
         other => panic!("not silent: {other:?}"),
     }

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use super::{TWO_WORKERS, after, ping};
 use crate::harness::namespace::has;
 use crate::harness::proxy::Folder;
+use crate::harness::stream::uninterrupted;
 use crate::harness::tamper::tamper;
 use crate::harness::{Config, DEADLINE, EVENKEEL, Proxy, Served, connect, process, scale, until};
 
@@ -37,7 +38,7 @@ impl Manager {
     fn next_within(&self, time: Duration) -> Option<Vec<String>> {
         self.socket.set_read_timeout(Some(time)).unwrap();
         let mut buffer = [0; 4096];
-        match self.socket.recv(&mut buffer) {
+        match uninterrupted(|| self.socket.recv(&mut buffer)) {
             Ok(count) => {
                 let text = std::str::from_utf8(&buffer[..count]).unwrap();
                 Some(text.lines().map(str::to_owned).collect())
