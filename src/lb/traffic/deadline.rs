@@ -12,7 +12,10 @@ use super::super::time::Tick;
 pub struct Wheel {
     entries: Vec<Entry>,
     heads: Box<[u32]>,
+    /// One bit per slot: it has an entry.
     occupied: Box<[u64]>,
+    /// One bit per word of `occupied`: it is not 0.
+    summary: u128,
     /// The grain up to and including which everything due has fired.
     fired: u64,
 }
@@ -43,6 +46,7 @@ impl Wheel {
             entries: Vec::new(),
             heads: vec![NONE; SLOT_COUNT].into_boxed_slice(),
             occupied: vec![0; SLOT_COUNT / 64].into_boxed_slice(),
+            summary: 0,
             fired: grain_before(now),
         }
     }
@@ -68,6 +72,7 @@ impl Wheel {
             self.entries[head as usize].previous = index;
         }
         self.occupied[slot / 64] |= 1 << (slot % 64);
+        self.summary |= 1 << (slot / 64);
     }
 
     /// Takes the deadline of entry `id` away, if it has one.
@@ -92,7 +97,11 @@ impl Wheel {
         if previous == NONE {
             self.heads[slot] = next;
             if next == NONE {
-                self.occupied[slot / 64] &= !(1 << (slot % 64));
+                let word = &mut self.occupied[slot / 64];
+                *word &= !(1 << (slot % 64));
+                if *word == 0 {
+                    self.summary &= !(1 << (slot / 64));
+                }
             }
         } else {
             self.entries[previous as usize].next = next;
@@ -107,24 +116,20 @@ impl Wheel {
     /// due only in a later revolution.
     pub fn next(&self) -> Option<Tick> {
         let start = self.fired + 1;
-        let first = slot(start);
-        let words = self.occupied.len();
-        let first_word = first / 64;
-        for step in 0..=words {
-            let word = (first_word + step) % words;
-            let mut bits = self.occupied[word];
-            if step == 0 {
-                bits &= u64::MAX << (first % 64);
-            } else if step == words {
-                bits &= !(u64::MAX << (first % 64));
-            }
-            if bits != 0 {
-                let slot = word as u64 * 64 + u64::from(bits.trailing_zeros());
-                let ahead = (slot + SLOTS - start % SLOTS) % SLOTS;
-                return Some(Tick::from_ms((start + ahead) * GRAIN_MS));
-            }
-        }
-        None
+        let bit = start % 64;
+        let here = self.occupied[slot(start) / 64] >> bit;
+        let ahead = if here != 0 {
+            u64::from(here.trailing_zeros())
+        } else if self.summary != 0 {
+            // Round the wheel, at last to the slots of this word that lie before the start.
+            let later = self.summary.rotate_right((start / 64 % 128) as u32 + 1);
+            let words = u64::from(later.trailing_zeros()) + 1;
+            let bits = self.occupied[slot(start + words * 64) / 64];
+            words * 64 - bit + u64::from(bits.trailing_zeros())
+        } else {
+            return None;
+        };
+        Some(Tick::from_ms((start + ahead) * GRAIN_MS))
     }
 
     /// Disarms every entry due at `now` and appends its name to `due`.
@@ -203,7 +208,7 @@ const NONE: u32 = u32::MAX;
 /// No deadline: later than any, since a grain has several milliseconds.
 const UNARMED: u64 = u64::MAX;
 
-const _: () = assert!(SLOTS.is_multiple_of(64));
+const _: () = assert!(SLOT_COUNT == 64 * u128::BITS as usize);
 
 #[cfg(test)]
 mod tests {
@@ -229,6 +234,19 @@ mod tests {
         assert!(fire(&mut wheel, 29).is_empty());
         assert_eq!(fire(&mut wheel, 30), [id]);
         assert_eq!(wheel.next(), None);
+    }
+
+    #[test]
+    fn the_next_is_exact_within_a_revolution() {
+        for start_ms in (0..200_000).step_by(630) {
+            let mut wheel = Wheel::new(Tick::from_ms(start_ms));
+            for ahead_ms in [80_000, 40_000, 9_000, 5_110, 640, 630, 20, 10] {
+                let step = if ahead_ms < 9_000 { GRAIN_MS } else { 1_000 };
+                let due = (start_ms + ahead_ms).next_multiple_of(step);
+                wheel.arm(ahead_ms, Tick::from_ms(due));
+                assert_eq!(wheel.next(), Some(Tick::from_ms(due)));
+            }
+        }
     }
 
     #[test]
