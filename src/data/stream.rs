@@ -1,6 +1,6 @@
 //! One stream socket of a session, TCP or Unix.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -35,11 +35,9 @@ impl Stream {
         }
     }
 
+    #[inline(always)]
     pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => (&*stream).read(buffer),
-            Self::Unix(stream) => (&*stream).read(buffer),
-        }
+        socket::receive(self.as_fd(), buffer)
     }
 
     /// Whether a read that brings less than it might has emptied the socket. A read of a Unix
@@ -48,24 +46,15 @@ impl Stream {
         matches!(self, Self::Tcp(_))
     }
 
-    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => (&*stream).write(bytes),
-            Self::Unix(stream) => (&*stream).write(bytes),
-        }
-    }
-
-    /// Writes bytes that a FIN will follow at once, and lets them wait for it: one packet less.
-    pub(super) fn write_last(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => socket::send_more(stream.as_fd(), bytes),
-            Self::Unix(stream) => (&*stream).write(bytes),
-        }
+    /// `is_last`: a FIN will follow at once.
+    #[inline(always)]
+    pub(super) fn write(&self, bytes: &[u8], is_last: bool) -> io::Result<usize> {
+        socket::send(self.as_fd(), bytes, is_last)
     }
 
     /// Whether writes fail, asked by a write of nothing.
     pub(super) fn is_broken(&self) -> bool {
-        self.write(&[]).is_err()
+        self.write(&[], false).is_err()
     }
 
     /// Sends a FIN.

@@ -155,6 +155,7 @@ impl Session {
     }
 
     /// Takes in an event of one of its sockets.
+    #[inline(always)]
     pub(super) fn on_event(
         &mut self,
         key: SessionKey,
@@ -187,6 +188,7 @@ impl Session {
     }
 
     /// Moves bytes both ways and looks what has become of the session.
+    #[inline(always)]
     pub(super) fn run(&mut self, key: SessionKey, kit: &mut Kit) -> Fate {
         if !matches!(self.phase, Phase::Relaying) {
             return Fate::Wait;

@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 /// A bound, listening, non-blocking socket.
@@ -152,9 +153,22 @@ fn is_served(path: &Path) -> bool {
     }
 }
 
-/// Writes bytes and tells the kernel that more, or a FIN, follows at once.
-pub fn send_more(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    SockRef::from(&socket).send_with_flags(bytes, libc::MSG_MORE | libc::MSG_NOSIGNAL)
+/// Reads what has come, as far as it fits; 0 = the stream has ended.
+///
+/// This and [`send`] make the system call in the caller's own frame, without a function of the C
+/// library around it; `data::carry` has the reason.
+#[inline(always)]
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::net::recv(socket, buffer, RecvFlags::empty())?.0)
+}
+
+/// Writes as many of the bytes as there is room for. `is_last`: a FIN follows at once, and TCP lets
+/// the bytes wait for it, which makes one packet less.
+#[inline(always)]
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], is_last: bool) -> io::Result<usize> {
+    let mut flags = SendFlags::NOSIGNAL;
+    flags.set(SendFlags::MORE, is_last);
+    Ok(rustix::net::send(socket, bytes, flags)?)
 }
 
 /// Sends an acknowledgement that the kernel holds back to send it with data.

@@ -78,7 +78,7 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
         &["lb"],
         &["humantime", "strsim", "toml", "toml_parser"],
     ),
-    ("sys", &[], &["libc", "nix", "socket2"]),
+    ("sys", &[], &["libc", "nix", "rustix", "socket2"]),
     (
         "data",
         &["lb", "config::plan", "sys"],

@@ -237,6 +237,7 @@ impl Worker {
             .fold(TURN_TIME_MAX, Duration::min)
     }
 
+    #[inline(always)]
     fn on_event(&mut self, event: &Event) {
         match Subject::of(event.token()) {
             Subject::Mailbox => self.has_mail = true,
