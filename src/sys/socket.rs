@@ -8,7 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 /// A bound, listening, non-blocking socket.
@@ -110,17 +111,18 @@ pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
 /// last packet of the handshake waits for the first bytes, to go with them: one packet less per
 /// connection. If no bytes follow at once, `acknowledge_now` must send it.
 pub fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking(),
-        None,
-    )?;
-    socket.set_tcp_nodelay(true)?;
-    socket.set_out_of_band_inline(true)?;
-    socket.set_tcp_quickack(false)?;
-    match socket.connect(&address.into()) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
-        Ok(()) | Err(_) => {}
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    sockopt::set_socket_oobinline(&socket, true)?;
+    sockopt::set_tcp_quickack(&socket, false)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(error) => return Err(error.into()),
     }
     refuse_itself(socket.as_fd(), address)?;
     Ok(socket.into())
@@ -129,11 +131,10 @@ pub fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
 /// Fails for a socket that has connected to itself. A connect to an address of this host may draw
 /// its destination as its own port, and finds itself there if nobody else is.
 pub fn refuse_itself(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
-    let socket = SockRef::from(&socket);
-    if socket.local_addr()?.as_socket() != Some(address) {
+    if SocketAddr::try_from(rustix::net::getsockname(socket)?) != Ok(address) {
         return Ok(());
     }
-    socket.set_linger(Some(Duration::ZERO))?; // or the port would be busy for a minute
+    reset_on_close(socket)?; // or the port would be busy for a minute
     Err(io::Error::from_raw_os_error(libc::ECONNREFUSED))
 }
 
