@@ -1,7 +1,7 @@
 //! The backend of the benchmarks: one thread that sends messages back, streams, and swallows. It is
 //! made to cost little, so that the proxy in front of it is what a run measures.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, Socket, Type};
 
+use crate::calls::{receive, send};
 use crate::message::{CHUNK, HEADER, Header, Kind, Pattern};
 
 /// Connections waiting to be accepted, per listener; the kernel caps it at `somaxconn`.
@@ -143,6 +144,7 @@ impl Backend {
 
     /// Serves one connection until it would block; a connection that ended or failed is dropped, and
     /// its client sees that.
+    #[inline(always)]
     fn serve(&mut self, slot: usize, ending: bool) {
         let Some(connection) = &mut self.connections[slot] else {
             return;
@@ -175,10 +177,11 @@ impl Connection {
     /// One read or write. `Ok(true)` asks to be called again, `Ok(false)` means the client is done.
     /// Unless the client is `ending`, a read that did not fill its buffer needs no second one:
     /// readiness is edge-triggered, so later bytes announce themselves.
+    #[inline(always)]
     fn advance(&mut self, shared: &mut Shared, ending: bool) -> io::Result<bool> {
         match &mut self.work {
             Work::Answering(message, sent) => {
-                *sent += self.stream.write(&message[*sent..])?;
+                *sent += send(&self.stream, &message[*sent..])?;
                 if *sent == message.len() {
                     let header = message.first_chunk().and_then(Header::decode);
                     self.answered(header.is_some_and(|header| header.kind == Kind::EchoOnce))?;
@@ -187,7 +190,7 @@ impl Connection {
             }
             Work::Streaming(at, amount) => {
                 let piece = usize::try_from(*amount - *at).map_or(CHUNK, |left| left.min(CHUNK));
-                *at += self.stream.write(shared.pattern.slice(*at, piece))? as u64;
+                *at += send(&self.stream, shared.pattern.slice(*at, piece))? as u64;
                 if *at == *amount {
                     self.stream.shutdown(Shutdown::Write)?;
                     self.work = Work::Ended;
@@ -195,7 +198,7 @@ impl Connection {
                 Ok(true)
             }
             _ => {
-                let read = self.stream.read(&mut shared.buffer)?;
+                let read = receive(&self.stream, &mut shared.buffer)?;
                 if read == 0 {
                     return Ok(false);
                 }
@@ -222,6 +225,7 @@ impl Connection {
     }
 
     /// Consumes what was read. Clients send one request at a time, so a read never holds two.
+    #[inline(always)]
     fn take(&mut self, data: &[u8], pattern: &Pattern) -> io::Result<()> {
         match &mut self.work {
             Work::Header(have, header) => {
@@ -261,6 +265,7 @@ impl Connection {
     }
 
     /// The header is complete; `data[used..]` came behind it.
+    #[inline(always)]
     fn begin(
         &mut self,
         header: &[u8; HEADER],
@@ -276,7 +281,7 @@ impl Connection {
                 let length = usize::try_from(request.length).map_err(io::Error::other)?;
                 if used == HEADER && data.len() == length {
                     // The usual case: a whole message in one read goes back without being copied.
-                    let sent = self.stream.write(data)?;
+                    let sent = send(&self.stream, data)?;
                     if sent == length {
                         return self.answered(request.kind == Kind::EchoOnce);
                     }

@@ -1,12 +1,13 @@
 //! Clients that send a message and wait until the backend has sent it back.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
+use crate::calls::{receive, send};
 use crate::measure::Tally;
 use crate::message::{HEADER, Kind, Pattern};
 
@@ -46,6 +47,16 @@ enum Progress {
     /// The answer is complete; the backend's end must follow.
     Ending,
     Held,
+}
+
+/// What follows a read or write.
+enum Next {
+    /// The answer is complete.
+    Done,
+    /// There may be more to read.
+    Again,
+    /// The next event.
+    Wait,
 }
 
 #[derive(Debug)]
@@ -111,7 +122,9 @@ impl Exchanges {
     pub(crate) fn repeat(&mut self, limit: Limit) -> io::Result<Tally> {
         self.begin(After::Repeat, limit);
         for slot in 0..self.connections.len() {
-            self.next_message(slot);
+            if self.next_message(slot) {
+                self.advance(slot);
+            }
         }
         self.run(limit)
     }
@@ -198,14 +211,14 @@ impl Exchanges {
         Ok(stream)
     }
 
-    /// Starts another exchange on this slot's connection, if one more is wanted.
-    fn next_message(&mut self, slot: usize) {
+    /// Prepares another exchange on this slot's connection, if one more is wanted.
+    fn next_message(&mut self, slot: usize) -> bool {
         let Some(connection) = &mut self.connections[slot] else {
-            return;
+            return false;
         };
         if self.started >= self.started_limit {
             connection.progress = Progress::Held;
-            return;
+            return false;
         }
         self.started += 1;
         self.in_flight += 1;
@@ -213,52 +226,63 @@ impl Exchanges {
         connection.tag = self.next_tag;
         connection.progress = Progress::Sending(0);
         connection.started = Instant::now();
-        self.advance(slot);
+        true
     }
 
     /// Does what this slot's connection can do now. Readiness is edge-triggered: what stops here
     /// without `WouldBlock` waits for an answer that cannot have come yet.
+    #[inline(always)]
     fn advance(&mut self, slot: usize) {
-        match self.transfer(slot) {
-            Ok(true) => {
-                self.in_flight -= 1;
-                self.after_exchange(slot);
-            }
-            Ok(false) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => {
-                let held = self.connections[slot]
-                    .take()
-                    .is_some_and(|connection| matches!(connection.progress, Progress::Held));
-                self.in_flight -= usize::from(!held);
-                self.tally.fail(error);
-                if self.after != After::Repeat {
-                    self.connect(slot);
+        loop {
+            match self.transfer(slot) {
+                Ok(Next::Done) => {
+                    self.in_flight -= 1;
+                    if !self.after_exchange(slot) {
+                        return;
+                    }
                 }
+                Ok(Next::Again) => {}
+                Ok(Next::Wait) => return,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => return self.on_failed(slot, error),
             }
         }
     }
 
-    fn after_exchange(&mut self, slot: usize) {
+    fn on_failed(&mut self, slot: usize, error: io::Error) {
+        let held = self.connections[slot]
+            .take()
+            .is_some_and(|connection| matches!(connection.progress, Progress::Held));
+        self.in_flight -= usize::from(!held);
+        self.tally.fail(error);
+        if self.after != After::Repeat {
+            self.connect(slot);
+        }
+    }
+
+    /// True if this connection goes on with the next.
+    fn after_exchange(&mut self, slot: usize) -> bool {
         self.tally.count += 1;
         if let Some(connection) = &mut self.connections[slot] {
             self.tally.latencies.push(connection.started.elapsed());
             connection.progress = Progress::Held;
         }
         match self.after {
-            After::Repeat => self.next_message(slot),
+            After::Repeat => return self.next_message(slot),
             After::Hold => self.connect_another(),
             After::Reopen => {
                 self.connections[slot] = None;
                 self.connect(slot);
             }
         }
+        false
     }
 
-    /// True when the answer is complete.
-    fn transfer(&mut self, slot: usize) -> io::Result<bool> {
+    /// One read or write.
+    #[inline(always)]
+    fn transfer(&mut self, slot: usize) -> io::Result<Next> {
         let Some(connection) = &mut self.connections[slot] else {
-            return Ok(false);
+            return Ok(Next::Wait);
         };
         let kind = match self.after {
             After::Reopen => Kind::EchoOnce,
@@ -268,16 +292,16 @@ impl Exchanges {
             Progress::Sending(sent) => {
                 self.pattern
                     .fill_message(kind, connection.tag, &mut self.message);
-                let written = connection.stream.write(&self.message[sent..])?;
+                let written = send(&connection.stream, &self.message[sent..])?;
                 connection.progress = if sent + written == self.message.len() {
                     Progress::Receiving(0)
                 } else {
                     Progress::Sending(sent + written)
                 };
-                Ok(false)
+                Ok(Next::Wait)
             }
             Progress::Receiving(received) => {
-                let read = connection.stream.read(&mut self.answer[received..])?;
+                let read = receive(&connection.stream, &mut self.answer[received..])?;
                 let now_received = received + read;
                 if read == 0 {
                     return Err(io::Error::other("closed before the answer was complete"));
@@ -288,7 +312,7 @@ impl Exchanges {
                     return Err(io::Error::other("a wrong byte in the answer"));
                 }
                 if now_received == self.message.len() && kind == Kind::Echo {
-                    return Ok(true);
+                    return Ok(Next::Done);
                 }
                 connection.progress = if now_received == self.message.len() {
                     Progress::Ending
@@ -296,13 +320,13 @@ impl Exchanges {
                     Progress::Receiving(now_received)
                 };
                 // An end that came with these bytes would not announce itself again.
-                self.transfer(slot)
+                Ok(Next::Again)
             }
-            Progress::Ending => match connection.stream.read(&mut self.answer)? {
-                0 => Ok(true),
+            Progress::Ending => match receive(&connection.stream, &mut self.answer)? {
+                0 => Ok(Next::Done),
                 _ => Err(io::Error::other("bytes behind the end of the answer")),
             },
-            Progress::Held => match connection.stream.read(&mut self.answer)? {
+            Progress::Held => match receive(&connection.stream, &mut self.answer)? {
                 0 => Err(io::Error::other("closed while idle")),
                 _ => Err(io::Error::other("bytes that nobody asked for")),
             },

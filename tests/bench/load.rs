@@ -28,6 +28,7 @@ use crate::measure::{Stopwatch, Tally};
 
 mod backend;
 mod bulk;
+mod calls;
 #[cfg(test)]
 mod checks;
 mod exchange;
