@@ -134,6 +134,7 @@ impl Direction<'_> {
                 *start += self.write(&bytes[*start..]);
             }
             Parked::Pipe(mut pipe) => {
+                self.before_write();
                 match retry(|| pipe.empty(self.sink, count)) {
                     Ok(taken) => {
                         self.relay.on_write(self.from, Write::Bytes(taken));
@@ -172,6 +173,7 @@ impl Direction<'_> {
     /// Writes what it can and tells the relay; the bytes taken.
     #[inline(always)]
     fn write(&mut self, bytes: &[u8]) -> usize {
+        self.before_write();
         let is_last = self.relay.is_last_write(self.from);
         let write = match retry(|| self.sink.write(bytes, is_last)) {
             Ok(count) => Write::Bytes(count),
@@ -182,6 +184,15 @@ impl Direction<'_> {
         match write {
             Write::Bytes(count) => count,
             Write::Failed => 0,
+        }
+    }
+
+    /// Clients' sockets are born with TCP_NODELAY. A backend's gets it with its second write: the
+    /// first waits for nothing, since nothing is on the way yet, and many sessions have no other.
+    #[inline(always)]
+    fn before_write(&self) {
+        if self.from == Side::Client && self.relay.is_second_write(self.from) {
+            self.sink.hold_nothing_back();
         }
     }
 

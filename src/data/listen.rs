@@ -3,19 +3,19 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
 use super::mailbox::{ListenerCounters, Route, Shared};
 use super::stream::Stream;
 use super::tcp::Request;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::Client;
-use crate::sys::socket::{Listening, canonical};
+use crate::sys::socket::{self, Listening, canonical};
 
 /// A listening socket of one worker and where its connections go.
 #[derive(Debug)]
@@ -25,25 +25,27 @@ pub(super) struct Listener {
     destination: Destination,
     /// Numbers the clients of a Unix socket, which have no address.
     unnamed: u16,
-    /// Why it is not accepting although connections may be waiting.
-    pub(super) state: State,
-}
-
-/// What a listening socket waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    /// The next event.
-    Waiting,
-    /// Its next turn: connections may be left.
-    Ready,
-    /// Room under a limit, or descriptors.
-    Paused,
+    token: Token,
+    /// Whether the worker is told of connections that wait. It is not while it has no room for them
+    /// under a limit, or no descriptors: it would be told in every turn.
+    is_watched: bool,
+    /// The last turn in which connections waited, and how many it was to accept.
+    last: (u64, usize),
 }
 
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener),
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
 }
 
 /// How the address a client connected to is known.
@@ -70,29 +72,60 @@ pub(super) enum Accept {
 }
 
 impl Listener {
-    /// Registers a socket that control has bound. A connection may be waiting already.
+    /// Watches a socket that control has bound.
     pub(super) fn new(
         socket: Listening,
         route: Route,
         token: Token,
         registry: &Registry,
     ) -> io::Result<Self> {
-        let mut socket = match socket {
+        let socket = match socket {
             Listening::Tcp(listener) => Socket::Tcp(TcpListener::from_std(listener)),
             Listening::Unix(listener) => Socket::Unix(UnixListener::from_std(listener)),
         };
-        match &mut socket {
-            Socket::Tcp(listener) => listener.register(registry, token, Interest::READABLE)?,
-            Socket::Unix(listener) => listener.register(registry, token, Interest::READABLE)?,
-        }
         let destination = destination(&socket, &route);
-        Ok(Self {
+        let mut listener = Self {
             socket,
             route,
             destination,
             unnamed: 0,
-            state: State::Ready,
-        })
+            token,
+            is_watched: false,
+            last: (0, 0),
+        };
+        listener.resume(registry)?;
+        Ok(listener)
+    }
+
+    /// How many connections to accept in `turn`, in which some wait: one, and more where some are
+    /// left from the turn before. Most often one waits, and an accept that finds nobody costs as much
+    /// as one that finds somebody.
+    pub(super) fn budget(&mut self, turn: u64) -> usize {
+        let budget = match self.last {
+            (last, budget) if last + 1 == turn => (2 * budget).clamp(1, ACCEPTS_PER_TURN),
+            _ => 1,
+        };
+        self.last = (turn, budget);
+        budget
+    }
+
+    /// Asks to be told of connections that wait, if that is not so already.
+    pub(super) fn resume(&mut self, registry: &Registry) -> io::Result<()> {
+        if !self.is_watched {
+            socket::watch_waiting(registry, &self.socket, self.token.0 as u64)?;
+            self.is_watched = true;
+        }
+        Ok(())
+    }
+
+    /// Asks to be told no more. A socket that is to be closed needs it too: a Unix socket has
+    /// duplicates in other workers, which would keep its registration alive.
+    pub(super) fn pause(&mut self, registry: &Registry) {
+        if self.is_watched {
+            let gone = socket::unwatch(registry, &self.socket);
+            debug_assert!(gone.is_ok(), "what is watched can be let alone");
+            self.is_watched = false;
+        }
     }
 
     /// Gives it a new route.
@@ -123,16 +156,6 @@ impl Listener {
             Err(error) if is_of_connection(&error) => Accept::Gone,
             Err(error) => Accept::Failed(error),
         }
-    }
-
-    /// Takes the socket out of the poll before it is closed: a Unix socket has duplicates in other
-    /// workers, which would keep its registration alive.
-    pub(super) fn close(mut self, registry: &Registry) {
-        let gone = match &mut self.socket {
-            Socket::Tcp(listener) => listener.deregister(registry),
-            Socket::Unix(listener) => listener.deregister(registry),
-        };
-        debug_assert!(gone.is_ok(), "a registered socket can be deregistered");
     }
 
     fn accept_one(&mut self) -> io::Result<(Stream, Client)> {
@@ -278,6 +301,10 @@ fn destination(socket: &Socket, route: &Route) -> Destination {
         Destination::Known(address)
     }
 }
+
+/// Connections accepted on one listener in a turn. Few, so that each is still in the cache when its
+/// first bytes come; a larger budget costs rate.
+const ACCEPTS_PER_TURN: usize = 4;
 
 /// Where a client of a Unix socket connected to, as far as a hash is concerned.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);

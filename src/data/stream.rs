@@ -82,6 +82,14 @@ impl Stream {
         }
     }
 
+    /// Sends small writes from now on although earlier ones are not acknowledged yet.
+    pub(super) fn hold_nothing_back(&self) {
+        if let Self::Tcp(stream) = self {
+            // It fails only for a socket that is disconnected already, which the write will tell.
+            drop(stream.set_nodelay(true));
+        }
+    }
+
     /// Makes the coming close a reset. A Unix socket knows no reset: its other end sees one only
     /// if bytes are left unread here, else an end of file.
     pub(super) fn reset_on_close(&self) {

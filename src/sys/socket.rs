@@ -1,13 +1,19 @@
 //! Sockets with the options the data plane wants, set once where they are inherited.
-#![expect(unsafe_code, reason = "one ioctl that no wrapper offers")]
+#![expect(
+    unsafe_code,
+    reason = "one ioctl that no wrapper offers; mio gives its epoll as a number"
+)]
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
@@ -109,7 +115,8 @@ pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
 
 /// A non-blocking TCP socket that is connecting to `address`; writable once it is connected. The
 /// last packet of the handshake waits for the first bytes, to go with them: one packet less per
-/// connection. If no bytes follow at once, `acknowledge_now` must send it.
+/// connection. If no bytes follow at once, `acknowledge_now` must send it. TCP_NODELAY is left to the
+/// caller, who needs it from the second write on.
 pub fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
@@ -117,7 +124,6 @@ pub fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    sockopt::set_tcp_nodelay(&socket, true)?;
     sockopt::set_socket_oobinline(&socket, true)?;
     sockopt::set_tcp_quickack(&socket, false)?;
     match rustix::net::connect(&socket, &address) {
@@ -131,11 +137,47 @@ pub fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
 /// Fails for a socket that has connected to itself. A connect to an address of this host may draw
 /// its destination as its own port, and finds itself there if nobody else is.
 pub fn refuse_itself(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
+    if !ephemeral_ports().contains(&address.port()) {
+        return Ok(());
+    }
     if SocketAddr::try_from(rustix::net::getsockname(socket)?) != Ok(address) {
         return Ok(());
     }
     reset_on_close(socket)?; // or the port would be busy for a minute
     Err(io::Error::from_raw_os_error(libc::ECONNREFUSED))
+}
+
+/// The ports that a connect draws its own from, as they were when this was first asked.
+fn ephemeral_ports() -> &'static RangeInclusive<u16> {
+    static PORTS: LazyLock<RangeInclusive<u16>> = LazyLock::new(|| {
+        let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+        let ports = text.ok().and_then(|text| {
+            let mut ports = text.split_whitespace().map(str::parse);
+            Some(ports.next()?.ok()?..=ports.next()?.ok()?)
+        });
+        ports.unwrap_or(0..=u16::MAX)
+    });
+    &PORTS
+}
+
+/// Has `epoll` tell of `socket` with `token` in every turn in which connections wait, not only when
+/// one comes: a worker then need not accept until nobody is left, which costs a call each time.
+pub fn watch_waiting(epoll: &impl AsRawFd, socket: &impl AsFd, token: u64) -> io::Result<()> {
+    // SAFETY: the caller holds the epoll for as long as this call takes.
+    let epoll = unsafe { BorrowedFd::borrow_raw(epoll.as_raw_fd()) };
+    Ok(epoll::add(
+        epoll,
+        socket,
+        EventData::new_u64(token),
+        EventFlags::IN,
+    )?)
+}
+
+/// Ends [`watch_waiting`].
+pub fn unwatch(epoll: &impl AsRawFd, socket: &impl AsFd) -> io::Result<()> {
+    // SAFETY: the caller holds the epoll for as long as this call takes.
+    let epoll = unsafe { BorrowedFd::borrow_raw(epoll.as_raw_fd()) };
+    Ok(epoll::delete(epoll, socket)?)
 }
 
 /// A non-blocking Unix socket connected to `path`. A full backlog is `WouldBlock`: the backend is
@@ -212,7 +254,7 @@ fn bound_tcp(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<Soc
 }
 
 /// Connections that wait in the kernel for `accept`; the kernel lowers it to net.core.somaxconn.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// Silence before the first keep-alive probe to a client: below the 350 s after which common
 /// network address translators forget a connection.

@@ -6,33 +6,34 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::{Accepted, Worker};
-use crate::data::listen::{Accept, Listener, State};
+use crate::data::listen::{Accept, Listener};
 use crate::data::mailbox::{Active, Command, Report, SocketId};
 use crate::data::tcp::Request;
 use crate::data::token::Subject;
-use crate::sys::socket::Listening;
+use crate::sys::socket::{BACKLOG, Listening};
 
 impl Worker {
-    pub(super) fn accept_all(&mut self) {
+    /// Accepts on every listener that has had an event in this turn.
+    pub(super) fn accept_all(&mut self, turn: u64) {
         if self.resume.is_some_and(|at| at <= self.kit.now) {
             self.resume = None;
-            for (place, listener) in self.listeners.iter_mut().enumerate() {
-                if let Some(listener) = listener
-                    && listener.state == State::Paused
-                {
-                    listener.state = State::Ready;
-                    self.accepting.push(place);
+            for listener in self.listeners.iter_mut().flatten() {
+                if let Err(error) = listener.resume(self.poll.registry()) {
+                    let name = &listener.route.listener.plan.name;
+                    let line = format_args!("listener \"{name}\": cannot be watched: {error}");
+                    self.kit.notices.accept.log(self.kit.now, line);
+                    self.resume = Some(self.kit.now.after(PAUSE));
                 }
             }
         }
-        for place in std::mem::take(&mut self.accepting) {
-            self.accept(place, ACCEPTS_PER_TURN);
-            if let Some(Some(listener)) = self.listeners.get(place)
-                && listener.state == State::Ready
-            {
-                self.accepting.push(place);
+        let mut accepting = std::mem::take(&mut self.accepting);
+        for place in accepting.drain(..) {
+            if let Some(Some(listener)) = self.listeners.get_mut(place) {
+                let budget = listener.budget(turn);
+                self.accept(place, budget);
             }
         }
+        self.accepting = accepting;
     }
 
     /// Accepts at most `budget` connections on one listener.
@@ -43,29 +44,25 @@ impl Worker {
             };
             let accepted = listener.accept(&self.shared, self.index);
             let name = &listener.route.listener.plan.name;
-            let state = match accepted {
+            match accepted {
                 Accept::Client(request) => {
                     self.place(request);
                     continue;
                 }
                 Accept::Gone => continue,
-                Accept::Empty => State::Waiting,
+                Accept::Empty => return,
                 Accept::Full(limit) => {
                     let line =
                         format_args!("listener \"{name}\": {limit} is reached, clients wait");
                     self.kit.notices.full.log(self.kit.now, line);
-                    State::Paused
                 }
                 Accept::Failed(error) => {
                     let line = format_args!("listener \"{name}\": cannot accept: {error}; pausing");
                     self.kit.notices.accept.log(self.kit.now, line);
-                    State::Paused
                 }
-            };
-            listener.state = state;
-            if state == State::Paused {
-                self.resume = Some(self.kit.now.after(PAUSE));
             }
+            listener.pause(self.poll.registry());
+            self.resume = Some(self.kit.now.after(PAUSE));
             return;
         }
     }
@@ -119,7 +116,6 @@ impl Worker {
                     self.listeners
                         .resize_with(self.listeners.len().max(place + 1), || None);
                     self.listeners[place] = Some(listener);
-                    self.accepting.push(place);
                 }
                 Err(error) => {
                     let name = &route.listener.plan.name;
@@ -138,18 +134,14 @@ impl Worker {
     /// Serves the connections that wait on a listening socket already, then closes it.
     pub(super) fn close_listener(&mut self, place: usize) {
         self.accept(place, WAITING_MAX);
-        if let Some(listener) = self.listeners[place].take() {
-            listener.close(self.poll.registry());
+        if let Some(mut listener) = self.listeners[place].take() {
+            listener.pause(self.poll.registry());
         }
     }
 }
 
-/// Connections accepted on one listener in a turn. Few, so that each is still in the cache when its
-/// first bytes come; a larger budget costs rate.
-const ACCEPTS_PER_TURN: usize = 4;
-
-/// Connections taken from a socket that is closed: what may wait there at most.
-const WAITING_MAX: usize = 65_536;
+/// Connections taken from a socket that is closed: what may wait there at most, as the kernel counts.
+const WAITING_MAX: usize = BACKLOG as usize + 1;
 
 /// How long a listener that cannot accept waits before it tries again, unless a session ends.
 const PAUSE: Duration = Duration::from_millis(50);

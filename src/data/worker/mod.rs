@@ -19,7 +19,7 @@ use mio::{Events, Poll, Waker};
 use slotmap::SlotMap;
 
 use super::kit::{Drain, Kit};
-use super::listen::{Listener, State};
+use super::listen::Listener;
 use super::mailbox::{Command, Mailbox, Report, Reports, Shared};
 use super::refuse::Refused;
 use super::tcp::{End, Fate, Request, Session};
@@ -124,7 +124,7 @@ struct Worker {
     sessions: SlotMap<SessionKey, Session>,
     /// By the place in their tokens.
     listeners: Vec<Option<Listener>>,
-    /// Places of the listeners that are [`State::Ready`].
+    /// Places of the listeners that had an event in this turn.
     accepting: Vec<usize>,
     /// Sessions whose turn was cut short.
     ready: Vec<SessionKey>,
@@ -183,7 +183,7 @@ impl Worker {
                 }
             }
             self.kit.now = self.clock();
-            self.shared.workers[self.index].turns.fetch_add(1, Relaxed);
+            let turn = self.shared.workers[self.index].turns.fetch_add(1, Relaxed);
             let cut_short = std::mem::take(&mut self.ready);
             let mut count = 0;
             for event in &events {
@@ -193,7 +193,7 @@ impl Worker {
             for key in cut_short {
                 self.run_again(key);
             }
-            self.accept_all();
+            self.accept_all(turn);
             if self.has_mail {
                 self.read_mail();
             }
@@ -226,7 +226,7 @@ impl Worker {
 
     /// How long to wait for events. Never longer than a second: a worker that turns is alive.
     fn wait(&self) -> Duration {
-        if !self.ready.is_empty() || !self.accepting.is_empty() {
+        if !self.ready.is_empty() {
             return Duration::ZERO;
         }
         let now = self.clock();
@@ -241,14 +241,7 @@ impl Worker {
     fn on_event(&mut self, event: &Event) {
         match Subject::of(event.token()) {
             Subject::Mailbox => self.has_mail = true,
-            Subject::Listener(place) => {
-                if let Some(Some(listener)) = self.listeners.get_mut(place as usize)
-                    && listener.state == State::Waiting
-                {
-                    listener.state = State::Ready;
-                    self.accepting.push(place as usize);
-                }
-            }
+            Subject::Listener(place) => self.accepting.push(place as usize),
             Subject::Session(key, side) => {
                 // An event of a session that ended earlier in this turn finds nothing.
                 let Some(session) = self.sessions.get_mut(key) else {

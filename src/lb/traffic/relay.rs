@@ -192,6 +192,11 @@ impl Relay {
         matches!(self.direction(side).source, Source::Finished)
     }
 
+    /// Whether the next write of bytes that came from `side` is the second one.
+    pub const fn is_second_write(&self, side: Side) -> bool {
+        self.direction(side).writes == 1
+    }
+
     /// Whether the FIN that came from `side` has been passed on.
     pub const fn is_shut(&self, side: Side) -> bool {
         matches!(self.direction(side).sink, Sink::Shut)
@@ -335,6 +340,8 @@ struct Direction {
     streak: u32,
     source: Source,
     sink: Sink,
+    /// Writes that took bytes, saturating.
+    writes: u8,
     carriage: Carriage,
     readable: bool,
     writable: bool,
@@ -353,6 +360,7 @@ impl Direction {
             streak: 0,
             source: Source::Open,
             sink: Sink::Open,
+            writes: 0,
             carriage,
             readable: false,
             writable: false,
@@ -448,6 +456,7 @@ impl Direction {
         let bytes = u32::try_from(count).expect("a write is bounded by what is parked");
         debug_assert!(bytes <= self.parked, "more written than parked");
         self.parked -= bytes;
+        self.writes = self.writes.saturating_add(u8::from(bytes > 0));
         if self.parked > 0 {
             self.writable = false;
             self.limit = bytes.clamp(READ_BYTES_MIN, READ_BYTES_MAX);

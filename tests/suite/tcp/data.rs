@@ -55,6 +55,32 @@ fn tcp_02_single_bytes_are_never_held_back() {
 }
 
 #[test]
+fn tcp_02_a_write_waits_for_no_acknowledgement() {
+    on_every_axis(|axis| {
+        let backend = Listening::start(axis.family);
+        let proxy = Proxy::start(&Config::of(axis, &[backend.address]));
+        let (mut client, mut server) = backend.pair(proxy.front());
+        let start = Instant::now();
+        for _ in 0..WRITES {
+            // The kernel of the server acknowledges the first byte with the answer, or much later.
+            for _ in 0..2 {
+                client.write_all(b"q").unwrap();
+                server.read_exact(&mut [0]).unwrap();
+            }
+            server.write_all(b"a").unwrap();
+            client.read_exact(&mut [0]).unwrap();
+        }
+        let mean = start.elapsed() / WRITES;
+        assert!(mean < Duration::from_millis(20), "{mean:?} a round");
+        drop((client, server));
+        proxy.finish();
+    });
+}
+
+/// Enough that the quick acknowledgements of a new connection are used up.
+const WRITES: u32 = 100;
+
+#[test]
 fn tcp_03_a_long_stream_each_way_at_once() {
     let bytes = amount(24, 1024) * 1024 * 1024;
     let seed = seed();
