@@ -14,14 +14,20 @@ pub(super) const MAX_UNIX_PATH: usize = 107;
 /// The longest host name, in bytes (RFC 1035, 2.3.4).
 pub(super) const MAX_HOST: usize = 253;
 
-/// Reads an address to listen on. IPv4-mapped IPv6 addresses become IPv4.
-pub(super) fn bind(text: &str) -> Result<Bind, Wrong> {
+/// Reads an address to listen on, for datagrams or for streams. IPv4-mapped IPv6 addresses become
+/// IPv4.
+pub(super) fn bind(text: &str, is_udp: bool) -> Result<Bind, Wrong> {
     const FORMS: &str = "write IP:PORT, [IPV6]:PORT or unix:/PATH";
     if let Some(path) = text.strip_prefix("unix:") {
+        if is_udp {
+            let what = format!("{text:?} takes streams, not datagrams");
+            return Err(Wrong::new(what, "write IP:PORT or [IPV6]:PORT"));
+        }
         return Ok(Bind::Unix(unix_path(text, path)?));
     }
     let (host, port) = host_and_port(text, FORMS, 0)?;
     match ip(host, port) {
+        Some(address) if is_udp => Ok(Bind::Udp(address)),
         Some(address) => Ok(Bind::Tcp(address)),
         None => Err(Wrong::new(
             format!("{text:?} is not an address of this machine's own"),
@@ -159,6 +165,7 @@ impl fmt::Display for Bind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Udp(address) => write!(f, "{address}/udp"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -199,14 +206,17 @@ mod tests {
             "[fe80::1%2]:80",
             "unix:/run/app.sock",
         ] {
-            assert_eq!(bind(text).expect(text).to_string(), text);
+            assert_eq!(bind(text, false).expect(text).to_string(), text);
         }
     }
 
     #[test]
     fn addresses_have_one_form() {
         assert_eq!(backend("[::ffff:10.0.0.1]:80"), backend("10.0.0.1:80"));
-        assert_eq!(bind("[::ffff:10.0.0.1]:80"), bind("10.0.0.1:80"));
+        assert_eq!(
+            bind("[::ffff:10.0.0.1]:80", false),
+            bind("10.0.0.1:80", false)
+        );
         assert_eq!(backend("DB.Internal:80"), backend("db.internal:80"));
         assert_eq!(
             backend("[fe80::1%eth0]:80"),
@@ -247,7 +257,7 @@ mod tests {
             assert!(wrong.what.contains(expected), "{text:?}: {wrong:?}");
         }
         assert!(
-            bind("localhost:80")
+            bind("localhost:80", false)
                 .expect_err("a name")
                 .cure
                 .contains("no host names")

@@ -28,7 +28,9 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
         check_health(&pool.health, problems);
         check_backends(pool, problems);
     }
-    check_loops(&model, problems);
+    check_loops(&model, false, problems);
+    check_loops(&model, true, problems);
+    check_datagrams(&model, problems);
     if problems.any() {
         return None;
     }
@@ -36,14 +38,20 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
         .listeners
         .into_iter()
         .map(|listener| plan_listener(listener).map(Arc::new));
-    let pools = model
-        .pools
-        .into_iter()
-        .map(|pool| plan_pool(pool).map(Arc::new));
+    let listeners = listeners.collect::<Option<Vec<_>>>()?;
+    let takes_streams: HashSet<&str> = listeners
+        .iter()
+        .filter(|listener| !listener.is_udp())
+        .map(|listener| listener.pool.as_str())
+        .collect();
+    let pools = model.pools.into_iter().map(|pool| {
+        let is_udp_only = !takes_streams.contains(pool.name.value.as_str());
+        plan_pool(pool, is_udp_only).map(Arc::new)
+    });
     Some(Plan {
         global: model.global,
-        listeners: listeners.collect::<Option<_>>()?,
         pools: pools.collect::<Option<_>>()?,
+        listeners,
     })
 }
 
@@ -141,26 +149,28 @@ fn check_binds(listeners: &[model::Listener], problems: &Problems) {
             .filter_map(|listener| listener.bind.as_ref())
             .flatten()
     };
-    let is_any_port = |bind: &Bind| matches!(bind, Bind::Tcp(address) if address.port() == 0);
-    let fixed = binds().filter(|bind| !is_any_port(&bind.value));
+    let fixed = binds().filter(|bind| bind.value.address().is_none_or(|at| at.port() != 0));
     check_unique(fixed, problems, |bind| format!("{bind} is bound already"));
-    let mut wildcards = HashMap::<u16, (bool, bool)>::new();
+    // Streams and datagrams do not meet, whatever their ports.
+    let port = |bind: &Bind, at: SocketAddr| (matches!(bind, Bind::Udp(_)), at.port());
+    let mut wildcards = HashMap::<(bool, u16), (bool, bool)>::new();
     for bind in binds() {
-        if let Bind::Tcp(address) = bind.value
+        if let Some(address) = bind.value.address()
             && address.ip().is_unspecified()
         {
-            let (v4, v6) = wildcards.entry(address.port()).or_default();
+            let (v4, v6) = wildcards.entry(port(&bind.value, address)).or_default();
             *(if address.is_ipv4() { v4 } else { v6 }) = true;
         }
     }
     for bind in binds() {
-        let Bind::Tcp(address) = bind.value else {
+        let Some(address) = bind.value.address() else {
             continue;
         };
         if address.ip().is_unspecified() || address.port() == 0 {
             continue; // the two wildcards share a port: IPv6 then takes IPv6 only
         }
-        let (v4, v6) = wildcards.get(&address.port()).copied().unwrap_or_default();
+        let wildcards = wildcards.get(&port(&bind.value, address));
+        let (v4, v6) = wildcards.copied().unwrap_or_default();
         let wildcard = match address {
             SocketAddr::V4(_) if v4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             _ if v6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED), // which alone takes IPv4 too
@@ -262,14 +272,15 @@ struct Hop<'a> {
     pool: &'a str,
 }
 
-/// No connection comes back to where it began, be it by way of other listeners.
-fn check_loops(model: &Model, problems: &Problems) {
+/// No connection comes back to where it began, be it by way of other listeners, and no datagram.
+fn check_loops(model: &Model, is_udp: bool, problems: &Problems) {
     let mut ours = HashMap::new();
     for listener in &model.listeners {
         let (Some(name), Some(pool)) = (&listener.name, &listener.pool) else {
             continue;
         };
-        for bind in listener.bind.iter().flatten() {
+        let binds = listener.bind.iter().flatten();
+        for bind in binds.filter(|bind| matches!(bind.value, Bind::Udp(_)) == is_udp) {
             for own in own_addresses(&bind.value) {
                 ours.insert(own, (name, pool.value.as_str()));
             }
@@ -296,6 +307,36 @@ fn check_loops(model: &Model, problems: &Problems) {
             };
             let cure = "name the backend's own address";
             problems.value(hop.address.at, Wrong::new(what, cure));
+        }
+    }
+}
+
+/// Datagrams go to addresses, not to Unix sockets.
+fn check_datagrams(model: &Model, problems: &Problems) {
+    let is_udp = |listener: &&model::Listener| {
+        let binds = listener.bind.iter().flatten();
+        binds.take(1).any(|bind| matches!(bind.value, Bind::Udp(_)))
+    };
+    let udp_pools: HashSet<&str> = (model.listeners.iter().filter(is_udp))
+        .filter_map(|listener| listener.pool.as_ref().map(|pool| pool.value.as_str()))
+        .collect();
+    for pool in &model.pools {
+        if !udp_pools.contains(pool.name.value.as_str()) {
+            continue;
+        }
+        let addresses = pool
+            .backends
+            .iter()
+            .filter_map(|backend| backend.address.as_ref());
+        for address in addresses.filter(|address| matches!(address.value, Address::Unix(_))) {
+            let what = format!(
+                "{} takes no datagrams from a listener with protocol udp",
+                address.value
+            );
+            problems.value(
+                address.at,
+                Wrong::new(what, "write IP:PORT, [IPV6]:PORT or HOST:PORT"),
+            );
         }
     }
 }
@@ -337,7 +378,7 @@ fn leads_to<'a>(to: &str, from: &'a str, hops: &HashMap<&'a str, Vec<Hop<'a>>>) 
 fn own_addresses(bind: &Bind) -> Vec<Address> {
     match bind {
         Bind::Unix(path) => vec![Address::Unix(path.clone())],
-        Bind::Tcp(address) if address.ip().is_unspecified() => {
+        Bind::Tcp(address) | Bind::Udp(address) if address.ip().is_unspecified() => {
             let at = |ip| Address::Ip(SocketAddr::new(ip, address.port()));
             let v4 = at(IpAddr::V4(Ipv4Addr::LOCALHOST));
             let v6 = at(IpAddr::V6(Ipv6Addr::LOCALHOST));
@@ -347,7 +388,7 @@ fn own_addresses(bind: &Bind) -> Vec<Address> {
                 vec![v4, v6]
             }
         }
-        Bind::Tcp(address) => vec![Address::Ip(*address)],
+        Bind::Tcp(address) | Bind::Udp(address) => vec![Address::Ip(*address)],
     }
 }
 
@@ -360,7 +401,7 @@ fn plan_listener(listener: model::Listener) -> Option<Listener> {
     })
 }
 
-fn plan_pool(pool: model::Pool) -> Option<Pool> {
+fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
     let limit = pool.max_connections;
     let backends = pool
         .backends
@@ -385,13 +426,15 @@ fn plan_pool(pool: model::Pool) -> Option<Pool> {
         half_close_timeout: pool.half_close_timeout,
         on_down: pool.on_down,
         refuse: pool.refuse,
-        health: plan_health(&pool.health),
+        health: plan_health(&pool.health, is_udp_only),
+        udp: pool.udp,
         backends: backends.collect::<Option<_>>()?,
     })
 }
 
-fn plan_health(health: &model::Health) -> Health {
-    if !health.probes {
+/// A server of datagrams alone need not listen for a TCP probe.
+fn plan_health(health: &model::Health, is_udp_only: bool) -> Health {
+    if !health.probes.unwrap_or(!is_udp_only) {
         return Health::None;
     }
     let interval = health.interval.value;

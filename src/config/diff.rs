@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::plan::{Backend, Bind, Plan, Pool};
@@ -157,11 +156,8 @@ impl<'a> Addresses<'a> {
 
     /// Whether it is an IPv6 wildcard that takes IPv4 too; see [`Bind::Tcp`].
     fn is_dual(&self, bind: &Bind) -> bool {
-        let Bind::Tcp(SocketAddr::V6(address)) = bind else {
-            return false;
-        };
-        let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
-        address.ip().is_unspecified() && !self.0.contains_key(&v4.to_string())
+        bind.v4_twin()
+            .is_some_and(|twin| !self.0.contains_key(&twin.to_string()))
     }
 }
 

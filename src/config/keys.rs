@@ -17,6 +17,8 @@ pub(super) const MAX_RETRIES: u64 = 100;
 pub(super) const MAX_STREAK: u64 = 1000;
 /// Loads beyond ten times a backend's fair share are no bound.
 pub(super) const MAX_LOAD_FACTOR: f64 = 10.0;
+/// More answers or requests than this are counted by time, not by number.
+const MAX_PER_FLOW: u64 = 1_000_000;
 /// The largest limit on connections.
 const MAX_CONNECTIONS: u64 = u32::MAX as u64;
 
@@ -104,7 +106,8 @@ impl Section {
 }
 
 /// Every section, in the order of the reference.
-pub(super) const SECTIONS: [&Section; 6] = [&ROOT, &GLOBAL, &LISTENER, &POOL, &HEALTH, &BACKEND];
+pub(super) const SECTIONS: [&Section; 7] =
+    [&ROOT, &GLOBAL, &LISTENER, &POOL, &HEALTH, &UDP, &BACKEND];
 
 pub(super) const ROOT: Section = Section {
     header: "the top level",
@@ -207,7 +210,7 @@ pub(super) const LISTENER: Section = Section {
     rows: &[
         row("name", Takes::Text, Default::Required, "Unique among listeners"),
         row("bind", Takes::Addresses, Default::Required, "Where it listens"),
-        row("protocol", word(&["tcp"], &["udp"]), text("tcp"), "What it carries"),
+        row("protocol", word(&["tcp", "udp"], &[]), text("tcp"), "What it carries"),
         row("pool", Takes::Text, Default::Required, "The pool that serves it"),
         row("max_connections", LIMIT, whole(0), "Sessions open at once; 0 = the global limit"),
         later("max_connections_per_source", ZERO),
@@ -244,6 +247,7 @@ pub(super) const POOL: Section = Section {
         row("refuse", Takes::Form("\"reset\" or \"close\""), text("reset"),
             "What a refused client gets"),
         row("health", Takes::Table, Default::Told("defaults"), "Active probes"),
+        row("udp", Takes::Table, Default::Told("defaults"), "The flows of listeners with protocol udp"),
         row("backend", Takes::Table, Default::Required, "The backends"),
         later("max_lifetime", EMPTY),
         later("max_lifetime_jitter", EMPTY),
@@ -257,7 +261,6 @@ pub(super) const POOL: Section = Section {
         later("sticky", EMPTY),
         later("queue", &[]),
         later("outlier", &[]),
-        later("udp", &[]),
         later("discover", &[]),
         later("scale", &[]),
     ],
@@ -268,7 +271,8 @@ pub(super) const HEALTH: Section = Section {
     header: "[pool.NAME.health]",
     rows: &[
         row("type", word(&["tcp", "none"], &["send_expect", "http", "grpc", "tls", "udp", "exec"]),
-            text("tcp"), "A TCP connect that must succeed, or none: every backend counts as up"),
+            Default::Told("tcp; none for a pool that serves UDP only"),
+            "A TCP connect that must succeed, or none: every backend counts as up"),
         row("interval", TIME, text("2s"), "Between probes of one backend"),
         row("fast_interval", TIME, text("500ms"),
             "The same while its state is changing; by default never above interval"),
@@ -283,6 +287,24 @@ pub(super) const HEALTH: Section = Section {
         later("host", &[]),
         later("body", &[]),
         later("progress_is_alive", &[Value::Flag(false)]),
+    ],
+};
+
+#[rustfmt::skip]
+pub(super) const UDP: Section = Section {
+    header: "[pool.NAME.udp]",
+    rows: &[
+        row("session", word(&["oneway", "oneshot", "dialog", "quic"], &[]), text("dialog"),
+            "What a flow is like: no answers; an answer to each request; answers at any time; QUIC"),
+        row("idle_timeout", TIME, Default::Told("10s for oneway and oneshot, 30s for dialog, 2m for quic"),
+            "Silence that ends a flow; 5s at most until the first answer"),
+        row("responses", Takes::Whole(0, MAX_PER_FLOW), Default::Told("1 for oneshot, else 0"),
+            "Answers to each request, with the last of which a flow is over; 0 = by time"),
+        row("requests", Takes::Whole(0, MAX_PER_FLOW), whole(0),
+            "Datagrams of a client after which it gets a new flow; 0 = any number"),
+        row("max_flows", LIMIT, whole(65_536),
+            "Flows of a listener at once; more are not begun; 0 = the global limit"),
+        row("new_flows_per_second", LIMIT, whole(0), "Flows a listener begins; 0 = any number"),
     ],
 };
 

@@ -8,11 +8,12 @@ use toml::de::DeTable;
 use super::address;
 use super::error::{Problems, Wrong};
 use super::keys::{self, Takes, quoted};
-use super::plan::{Address, Bind, Global, OnDown, Refuse, Splice};
+use super::plan::{Address, Bind, Global, OnDown, Refuse, Splice, Udp};
 use super::reader::{Reader, Written, match_word, not_yet};
 use super::units::{self, MIN_DURATION};
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::Policy;
+use crate::lb::traffic::flow::{Answers, Rules};
 
 /// The longest name of a listener, pool or backend, in bytes: it is repeated in every log line
 /// and metric.
@@ -50,12 +51,14 @@ pub(super) struct Pool {
     pub(super) on_down: OnDown,
     pub(super) refuse: Refuse,
     pub(super) health: Health,
+    pub(super) udp: Udp,
     pub(super) backends: Vec<Backend>,
 }
 
 #[derive(Debug)]
 pub(super) struct Health {
-    pub(super) probes: bool,
+    /// `None` = what suits the listeners.
+    pub(super) probes: Option<bool>,
     pub(super) interval: Written<Duration>,
     pub(super) fast_interval: Written<Duration>,
     pub(super) down_interval: Duration,
@@ -121,10 +124,11 @@ fn global(reader: &Reader<'_>) -> Global {
 }
 
 fn listener(reader: &Reader<'_>) -> Listener {
-    reader.word("protocol"); // only "tcp" is accepted
+    let is_udp = reader.word("protocol").value == "udp";
+    let bind = |text: &str| address::bind(text, is_udp);
     Listener {
         name: reader.parsed("name", name),
-        bind: reader.each("bind", address::bind).map(|found| found.value),
+        bind: reader.each("bind", bind).map(|found| found.value),
         pool: reader.parsed("pool", |text| Ok(text.to_owned())),
         max_connections: reader.whole("max_connections"),
     }
@@ -155,13 +159,14 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
             .parsed("refuse", refuse)
             .map_or(Refuse::Reset, |found| found.value),
         health: health(&reader.table("health", &keys::HEALTH)),
+        udp: udp(&reader.table("udp", &keys::UDP)),
         backends: backends.iter().map(backend).collect(),
     }
 }
 
 fn health(reader: &Reader<'_>) -> Health {
     Health {
-        probes: reader.word("type").value != "none",
+        probes: reader.word_if_given("type").map(|word| word != "none"),
         interval: reader.duration("interval"),
         fast_interval: reader.duration("fast_interval"),
         down_interval: reader.duration("down_interval").value,
@@ -170,6 +175,31 @@ fn health(reader: &Reader<'_>) -> Health {
         fall: reader.whole("fall"),
         port: reader.whole("port"),
         initial_up: reader.word("initial").value != "down",
+    }
+}
+
+/// The kind of session says what is not written.
+fn udp(reader: &Reader<'_>) -> Udp {
+    let (idle, responses) = match reader.word("session").value {
+        "oneway" => (Duration::from_secs(10), None),
+        "oneshot" => (Duration::from_secs(10), Some(1)),
+        "quic" => (Duration::from_secs(120), Some(0)),
+        _ => (Duration::from_secs(30), Some(0)),
+    };
+    let written = reader.whole_if_given("responses");
+    let answers = match (responses, written) {
+        (None, None | Some(0)) => Answers::None,
+        (Some(0), None) | (Some(_), Some(0)) => Answers::Any,
+        (_, Some(number)) | (Some(number), None) => Answers::Each(number),
+    };
+    Udp {
+        rules: Rules {
+            idle: reader.duration_if_given("idle_timeout").unwrap_or(idle),
+            answers,
+            requests: reader.whole("requests"),
+        },
+        max_flows: reader.whole("max_flows"),
+        new_flows_per_second: reader.whole("new_flows_per_second"),
     }
 }
 

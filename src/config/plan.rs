@@ -1,11 +1,12 @@
 //! What runs: every setting checked and resolved, no `Option` left over, no unknown name.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lb::balance::pick;
+use crate::lb::traffic::flow::Rules;
 
 /// A whole configuration, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,8 +66,42 @@ pub enum Bind {
     /// `0.0.0.0:8000`, `[::]:8000`. An IPv6 wildcard takes IPv6 only when the plan also binds the
     /// IPv4 wildcard on that port; alone it takes both.
     Tcp(SocketAddr),
+    /// The same for datagrams.
+    Udp(SocketAddr),
     /// `unix:/path`.
     Unix(PathBuf),
+}
+
+impl Bind {
+    /// The address, if it is one of the network.
+    pub const fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) | Self::Udp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The IPv4 wildcard beside this one, if this is an IPv6 wildcard: it takes IPv4 too unless the
+    /// plan binds its twin.
+    pub fn v4_twin(&self) -> Option<Self> {
+        let v4 = |address: &SocketAddr| {
+            let is_v6_wildcard = address.is_ipv6() && address.ip().is_unspecified();
+            let twin = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+            (is_v6_wildcard && address.port() != 0).then_some(twin)
+        };
+        match self {
+            Self::Tcp(address) => v4(address).map(Self::Tcp),
+            Self::Udp(address) => v4(address).map(Self::Udp),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl Listener {
+    /// Whether it takes datagrams rather than streams.
+    pub fn is_udp(&self) -> bool {
+        matches!(self.bind.first(), Some(Bind::Udp(_)))
+    }
 }
 
 /// One pool.
@@ -90,8 +125,21 @@ pub struct Pool {
     pub refuse: Refuse,
     /// Active probes.
     pub health: Health,
+    /// The flows of its UDP listeners.
+    pub udp: Udp,
     /// In the order of the file; names are unique.
     pub backends: Vec<Backend>,
+}
+
+/// Flows of a pool's UDP listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Udp {
+    /// When a flow is over.
+    pub rules: Rules,
+    /// Flows of one listener at once; 0 = the global limit.
+    pub max_flows: u32,
+    /// Flows one listener begins in a second; 0 = any number.
+    pub new_flows_per_second: u32,
 }
 
 /// What happens to the sessions of a backend that goes down.

@@ -169,10 +169,12 @@ impl<'a> Reader<'a> {
 
     /// A duration within the bounds of its row.
     pub(super) fn duration(&self, key: &str) -> Written<Duration> {
-        self.defaulted(key, |value, row| match (value, row.takes) {
-            (Value::Text(text), Takes::Duration(least)) => units::duration(text, least).ok_or(()),
-            _ => Err(()),
-        })
+        self.defaulted(key, fit_duration)
+    }
+
+    /// A duration that depends on other settings when it is not written.
+    pub(super) fn duration_if_given(&self, key: &str) -> Option<Duration> {
+        self.setting(key, fit_duration).map(|found| found.value)
     }
 
     /// 0, or above 1.0 up to [`keys::MAX_LOAD_FACTOR`].
@@ -203,11 +205,13 @@ impl<'a> Reader<'a> {
 
     /// One word of those its row takes.
     pub(super) fn word(&self, key: &str) -> Written<&'static str> {
-        self.defaulted(key, |value, row| match (value, row.takes) {
-            (Value::Text(text), Takes::Word { now, later }) => match_word(text, now, later)
-                .map_err(|wrong| Some(wrong.unwrap_or_else(|| row.takes.refuse(key, value)))),
-            _ => Err(None),
-        })
+        self.defaulted(key, |value, row| fit_word(key, value, row))
+    }
+
+    /// A word that depends on other settings when it is not written.
+    pub(super) fn word_if_given(&self, key: &str) -> Option<&'static str> {
+        self.setting(key, |value, row| fit_word(key, value, row))
+            .map(|found| found.value)
     }
 
     /// What `parse` makes of each text of a list, or of one text alone where the row takes that.
@@ -334,6 +338,21 @@ impl From<()> for Refused {
 impl From<Option<Wrong>> for Refused {
     fn from(wrong: Option<Wrong>) -> Self {
         wrong.map_or(Self::ByRow, Self::Because)
+    }
+}
+
+fn fit_duration(value: Value<'_>, row: &Row) -> Result<Duration, ()> {
+    match (value, row.takes) {
+        (Value::Text(text), Takes::Duration(least)) => units::duration(text, least).ok_or(()),
+        _ => Err(()),
+    }
+}
+
+fn fit_word(key: &str, value: Value<'_>, row: &Row) -> Result<&'static str, Option<Wrong>> {
+    match (value, row.takes) {
+        (Value::Text(text), Takes::Word { now, later }) => match_word(text, now, later)
+            .map_err(|wrong| Some(wrong.unwrap_or_else(|| row.takes.refuse(key, value)))),
+        _ => Err(None),
     }
 }
 

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use super::diff::Setting;
-use super::plan::{Backend, Global, Health, Listener, OnDown, Pool, Probe, Refuse, Splice};
+use super::plan::{Backend, Global, Health, Listener, OnDown, Pool, Probe, Refuse, Splice, Udp};
 use super::units::show;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::{self, Policy};
+use crate::lb::traffic::flow::{Answers, Rules};
 
 /// Collects the settings that differ.
 #[derive(Default)]
@@ -90,6 +91,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         on_down,
         refuse,
         health,
+        udp,
         backends,
     } = old;
     let mut found = Differing::default();
@@ -127,6 +129,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         Refuse::Close => "close".to_owned(),
     });
     health_settings(health, &new.health, &mut found);
+    udp_settings(udp, &new.udp, &mut found);
     order(backends, &new.backends, &mut found);
     found.0
 }
@@ -178,6 +181,33 @@ fn health_settings(old: &Health, new: &Health, found: &mut Differing) {
             "down".to_owned()
         }
     });
+}
+
+fn udp_settings(old: &Udp, new: &Udp, found: &mut Differing) {
+    let Udp {
+        rules: Rules {
+            idle,
+            answers,
+            requests,
+        },
+        max_flows,
+        new_flows_per_second,
+    } = old;
+    found.time("udp.idle_timeout", idle, &new.rules.idle);
+    found.compare(
+        "udp.responses",
+        answers,
+        &new.rules.answers,
+        |answers| match answers {
+            Answers::None => "none".to_owned(),
+            Answers::Any => "any".to_owned(),
+            Answers::Each(number) => number.to_string(),
+        },
+    );
+    found.plain("udp.requests", requests, &new.rules.requests);
+    found.plain("udp.max_flows", max_flows, &new.max_flows);
+    let rate = &new.new_flows_per_second;
+    found.plain("udp.new_flows_per_second", new_flows_per_second, rate);
 }
 
 /// The order of the backends that stay; `first` chooses by it.

@@ -13,6 +13,7 @@ use super::{MAX_TEXT, load, load_bytes};
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::{Policy, Settings};
 use crate::lb::rng::Rng;
+use crate::lb::traffic::flow::{Answers, Rules};
 
 const MINIMAL: &str = "[[listener]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\npool = \"p\"\n\
                        [[pool.p.backend]]\naddress = \"10.0.0.1:2\"\n";
@@ -77,6 +78,15 @@ fn defaults_are_those_of_the_contract() {
                 port: 0,
                 initial_up: true,
             }),
+            udp: Udp {
+                rules: Rules {
+                    idle: seconds(30),
+                    answers: Answers::Any,
+                    requests: 0,
+                },
+                max_flows: 65_536,
+                new_flows_per_second: 0,
+            },
             backends: vec![Backend {
                 name: "10.0.0.1:2".to_owned(),
                 address: Address::Ip(address("10.0.0.1:2")),

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::loader::Loaded;
 use crate::config::plan::{self, Health};
-use crate::data::mailbox::{Active, Listener, ListenerCounters, Pool, Route, SocketId};
+use crate::data::mailbox::{Active, Dropped, Listener, ListenerCounters, Pool, Route, SocketId};
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Member};
 
@@ -154,11 +154,16 @@ impl Registry {
 }
 
 fn log_listener(name: &str, counters: &ListenerCounters) {
+    let dropped = Dropped::ALL.map(|reason| {
+        let count = counters.dropped[reason as usize].load(Relaxed);
+        (count > 0).then(|| format!(", dropped {}: {count}", reason.name()))
+    });
     log::info!(
-        "listener \"{name}\": accepted {}, refused {}, open {}",
+        "listener \"{name}\": accepted {}, refused {}, open {}{}",
         counters.accepted.load(Relaxed),
         counters.refused.load(Relaxed),
-        counters.open.load(Relaxed)
+        counters.open.load(Relaxed),
+        dropped.into_iter().flatten().collect::<String>()
     );
 }
 

@@ -6,12 +6,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::config::plan::{Bind, Plan};
+use crate::config::plan::{self, Bind, Plan};
 use crate::data::mailbox::SocketId;
+use crate::sys::batch;
 use crate::sys::socket::{self, Listening, canonical};
 
 /// The listening sockets of the running plan.
@@ -148,7 +149,7 @@ impl Sockets {
         bind: &Bind,
         opened: &mut Opened,
     ) -> io::Result<SocketId> {
-        let is_any_port = matches!(bind, Bind::Tcp(address) if address.port() == 0);
+        let is_any_port = bind.address().is_some_and(|address| address.port() == 0);
         let key = Key {
             bind: bind.clone(),
             v6_only: is_v6_only(plan, bind),
@@ -167,7 +168,7 @@ impl Sockets {
         let local = sockets.first().map_or_else(|| Ok(bind.clone()), local)?;
         let file = match &local {
             Bind::Unix(path) if !is_inherited => Some(identity(path)?),
-            Bind::Unix(_) | Bind::Tcp(_) => None,
+            Bind::Unix(_) | Bind::Tcp(_) | Bind::Udp(_) => None,
         };
         for (worker, listening) in sockets.into_iter().enumerate() {
             opened.sockets[worker].push((id, listening));
@@ -178,29 +179,49 @@ impl Sockets {
     }
 
     fn bind_new(&self, bind: &Bind, v6_only: bool) -> io::Result<Vec<Listening>> {
-        let address = match bind {
+        let first = match bind {
             Bind::Unix(path) => {
                 let first = Listening::Unix(socket::listen_unix(path)?);
                 return duplicates(&first, self.workers);
             }
-            Bind::Tcp(address) => *address,
+            Bind::Tcp(address) => {
+                if !self.holds_port(bind) {
+                    socket::check_free(*address, v6_only)?;
+                }
+                Listening::Tcp(socket::listen_tcp(*address, v6_only)?)
+            }
+            Bind::Udp(address) => {
+                if !self.holds_port(bind) {
+                    batch::check_free_udp(*address, v6_only)?;
+                }
+                Listening::Udp(batch::listen_udp(*address, v6_only)?)
+            }
         };
-        if !self.holds_port(address.port()) {
-            socket::check_free(address, v6_only)?;
-        }
-        let first = socket::listen_tcp(address, v6_only)?;
-        let address = first.local_addr()?;
-        let mut sockets = vec![Listening::Tcp(first)];
+        // A port that the kernel has chosen is the port of all.
+        let bound = local(&first)?;
+        let mut sockets = vec![first];
         for _ in 1..self.workers {
-            sockets.push(Listening::Tcp(socket::listen_tcp(address, v6_only)?));
+            sockets.push(match &bound {
+                Bind::Tcp(address) => Listening::Tcp(socket::listen_tcp(*address, v6_only)?),
+                Bind::Udp(address) => Listening::Udp(batch::listen_udp(*address, v6_only)?),
+                Bind::Unix(_) => break,
+            });
         }
         Ok(sockets)
     }
 
     /// Whether a socket of ours may be in the way of a new one on this port, which is no conflict.
-    fn holds_port(&self, port: u16) -> bool {
-        let on_port = |bound: &Bound| matches!(bound.local, Bind::Tcp(at) if at.port() == port);
-        port != 0 && self.bound.values().any(on_port)
+    fn holds_port(&self, bind: &Bind) -> bool {
+        let port = |bind: &Bind| {
+            let port = bind.address().map(|address| address.port());
+            port.map(|port| (matches!(bind, Bind::Udp(_)), port))
+        };
+        let wanted = port(bind).filter(|(_, port)| *port != 0);
+        wanted.is_some()
+            && self
+                .bound
+                .values()
+                .any(|bound| port(&bound.local) == wanted)
     }
 }
 
@@ -232,25 +253,17 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 /// An IPv6 wildcard leaves IPv4 alone only where the plan binds the IPv4 wildcard as well.
 fn is_v6_only(plan: &Plan, bind: &Bind) -> bool {
-    let Bind::Tcp(SocketAddr::V6(address)) = bind else {
-        return false;
-    };
-    let other = Bind::Tcp(SocketAddr::new(
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        address.port(),
-    ));
-    address.ip().is_unspecified()
-        && address.port() != 0
-        && plan
-            .listeners
-            .iter()
-            .any(|listener| listener.bind.contains(&other))
+    bind.v4_twin().is_some_and(|twin| {
+        let binds = |listener: &Arc<plan::Listener>| listener.bind.contains(&twin);
+        plan.listeners.iter().any(binds)
+    })
 }
 
 fn duplicates(listening: &Listening, count: usize) -> io::Result<Vec<Listening>> {
     (0..count)
         .map(|_| match listening {
             Listening::Tcp(listener) => listener.try_clone().map(Listening::Tcp),
+            Listening::Udp(socket) => socket.try_clone().map(Listening::Udp),
             Listening::Unix(listener) => listener.try_clone().map(Listening::Unix),
         })
         .collect()
@@ -259,6 +272,7 @@ fn duplicates(listening: &Listening, count: usize) -> io::Result<Vec<Listening>>
 fn local(listening: &Listening) -> io::Result<Bind> {
     Ok(match listening {
         Listening::Tcp(listener) => Bind::Tcp(canonical(listener.local_addr()?)),
+        Listening::Udp(socket) => Bind::Udp(canonical(socket.local_addr()?)),
         Listening::Unix(listener) => {
             let address = listener.local_addr()?;
             let path = address.as_pathname().map(without_suffix);

@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use mio::net::{TcpListener, UnixListener};
 use mio::{Registry, Token};
 
-use super::mailbox::{ListenerCounters, Route, Shared};
+use super::mailbox::{self, ListenerCounters, Route, Shared};
 use super::stream::Stream;
 use super::tcp::Request;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::Client;
-use crate::sys::socket::{self, Listening, canonical};
+use crate::sys::socket::{self, canonical};
 
 /// A listening socket of one worker and where its connections go.
 #[derive(Debug)]
@@ -33,8 +33,9 @@ pub(super) struct Listener {
     last: (u64, usize),
 }
 
+/// A listening socket of streams.
 #[derive(Debug)]
-enum Socket {
+pub(super) enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
@@ -74,15 +75,11 @@ pub(super) enum Accept {
 impl Listener {
     /// Watches a socket that control has bound.
     pub(super) fn new(
-        socket: Listening,
+        socket: Socket,
         route: Route,
         token: Token,
         registry: &Registry,
     ) -> io::Result<Self> {
-        let socket = match socket {
-            Listening::Tcp(listener) => Socket::Tcp(TcpListener::from_std(listener)),
-            Listening::Unix(listener) => Socket::Unix(UnixListener::from_std(listener)),
-        };
         let destination = destination(&socket, &route);
         let mut listener = Self {
             socket,
@@ -137,7 +134,8 @@ impl Listener {
     /// Accepts one connection. Its place under every limit is taken before, so that no limit is
     /// ever passed, by any number of workers.
     pub(super) fn accept(&mut self, shared: &Arc<Shared>, worker: usize) -> Accept {
-        let admission = match Admission::take(shared, &self.route, worker) {
+        let limit = self.route.listener.plan.max_connections;
+        let admission = match Admission::take(shared, &self.route.listener, limit, worker) {
             Ok(admission) => admission,
             Err(limit) => return Accept::Full(limit),
         };
@@ -200,12 +198,16 @@ pub(super) struct Admission {
 
 impl Admission {
     /// Takes a place under the global and the listener's limit, or says which one is reached.
-    fn take(shared: &Arc<Shared>, route: &Route, worker: usize) -> Result<Self, &'static str> {
-        let listener = &route.listener;
+    pub(super) fn take(
+        shared: &Arc<Shared>,
+        listener: &mailbox::Listener,
+        limit: u32,
+        worker: usize,
+    ) -> Result<Self, &'static str> {
         if !take_one(&shared.open, shared.max_connections.load(Relaxed)) {
             return Err("global.max_connections");
         }
-        if !take_one(&listener.counters.open, listener.plan.max_connections) {
+        if !take_one(&listener.counters.open, limit) {
             shared.open.fetch_sub(1, Relaxed);
             return Err("listener.max_connections");
         }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
@@ -75,6 +75,64 @@ pub struct ListenerCounters {
     pub accepted: AtomicU64,
     /// Connections refused: no backend could be had.
     pub refused: AtomicU64,
+    /// Datagrams that went nowhere, by [`Dropped`].
+    pub dropped: [AtomicU64; Dropped::ALL.len()],
+}
+
+/// Why a datagram goes nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// As many flows are open as may be.
+    Full,
+    /// As many flows have begun in this second as may.
+    Rate,
+    /// There is no backend for a new flow.
+    NoBackend,
+    /// We lack something ourselves: descriptors, ports, room in a socket.
+    Local,
+    /// Its sender cannot be answered: port 0.
+    Source,
+    /// It is larger than a datagram can be.
+    Cut,
+    /// An answer after the last that was asked for.
+    Late,
+    /// The process stops, and begins no flow any more.
+    Stopping,
+}
+
+impl Dropped {
+    /// Every reason.
+    pub const ALL: [Self; 8] = [
+        Self::Full,
+        Self::Rate,
+        Self::NoBackend,
+        Self::Local,
+        Self::Source,
+        Self::Cut,
+        Self::Late,
+        Self::Stopping,
+    ];
+
+    /// Its name in logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Rate => "rate",
+            Self::NoBackend => "no backend",
+            Self::Local => "local",
+            Self::Source => "source",
+            Self::Cut => "cut",
+            Self::Late => "late",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+impl ListenerCounters {
+    /// Counts datagrams that went nowhere.
+    pub fn drop_datagrams(&self, reason: Dropped, count: u32) {
+        self.dropped[reason as usize].fetch_add(u64::from(count), Relaxed);
+    }
 }
 
 /// A pool as the workers use it.

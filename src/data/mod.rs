@@ -10,6 +10,7 @@ mod refuse;
 mod stream;
 mod tcp;
 mod token;
+mod udp;
 pub mod worker;
 
 pub use pipes::PIPES_PER_WORKER;

@@ -4,13 +4,16 @@
 //! |---|---|---|---|
 //! | 0 | 0 | 0 | the mailbox |
 //! | 0 | 0 | 1 + n | listening socket n of this worker |
-//! | generation, odd | side | slot | a session's socket |
+//! | 0 | 1 | n | datagram socket n of this worker |
+//! | generation, odd | side | slot, bit 30 clear | a session's socket |
+//! | generation, odd | 0 | slot, bit 30 set | the socket of a flow |
 //!
 //! The generation makes a late event of a closed session miss its successor in the same slot.
 
 use mio::Token;
 use slotmap::{Key, KeyData, new_key_type};
 
+use crate::lb::traffic::flow::FlowKey;
 use crate::lb::traffic::relay::Side;
 
 new_key_type! {
@@ -25,6 +28,9 @@ pub(super) enum Subject {
     /// The place of a listening socket.
     Listener(u32),
     Session(SessionKey, Side),
+    /// The place of a datagram socket.
+    Gate(u32),
+    Flow(FlowKey),
 }
 
 impl Subject {
@@ -32,6 +38,8 @@ impl Subject {
         let bits = match self {
             Self::Mailbox => 0,
             Self::Listener(place) => u64::from(place) + 1,
+            Self::Gate(place) => u64::from(place) | BACKEND,
+            Self::Flow(key) => key.data().as_ffi() | FLOW,
             Self::Session(key, Side::Client) => key.data().as_ffi(),
             Self::Session(key, Side::Backend) => key.data().as_ffi() | BACKEND,
         };
@@ -40,6 +48,9 @@ impl Subject {
 
     pub(super) fn of(token: Token) -> Self {
         let bits = token.0 as u64;
+        if bits >> 32 != 0 && bits & FLOW != 0 {
+            return Self::Flow(KeyData::from_ffi(bits & !FLOW).into());
+        }
         if bits >> 32 != 0 {
             let side = if bits & BACKEND == 0 {
                 Side::Client
@@ -48,7 +59,8 @@ impl Subject {
             };
             return Self::Session(KeyData::from_ffi(bits & !BACKEND).into(), side);
         }
-        match u32::try_from(bits) {
+        match u32::try_from(bits & !BACKEND) {
+            Ok(place) if bits & BACKEND != 0 => Self::Gate(place),
             Ok(place) if place > 0 => Self::Listener(place - 1),
             _ => Self::Mailbox,
         }
@@ -65,12 +77,23 @@ pub(super) fn session_of(deadline_id: u64) -> SessionKey {
     KeyData::from_ffi(deadline_id).into()
 }
 
-const BACKEND: u64 = 1 << 31;
+/// A flow's key as the name of its deadline, in a wheel of flows only.
+pub(super) fn flow_deadline_id(key: FlowKey) -> u64 {
+    key.data().as_ffi()
+}
 
-/// Sessions a worker can hold: slots must stay clear of the side bit.
+/// The flow whose deadline has this name.
+pub(super) fn flow_of(deadline_id: u64) -> FlowKey {
+    KeyData::from_ffi(deadline_id).into()
+}
+
+const BACKEND: u64 = 1 << 31;
+const FLOW: u64 = 1 << 30;
+
+/// Sessions a worker can hold, and flows: slots must stay clear of the bits above.
 pub(super) const SESSIONS_MAX: usize = 1 << 30;
 
-const _: () = assert!(usize::BITS == 64 && (SESSIONS_MAX as u64) < BACKEND);
+const _: () = assert!(usize::BITS == 64 && SESSIONS_MAX as u64 <= FLOW);
 
 #[cfg(test)]
 mod tests {
@@ -84,6 +107,9 @@ mod tests {
         let first = sessions.insert(());
         sessions.remove(first);
         let second = sessions.insert(());
+        let mut flows: SlotMap<FlowKey, ()> = SlotMap::with_key();
+        let flow = flows.insert(());
+        assert_eq!(flow_of(flow_deadline_id(flow)), flow);
         let low_half = |key| u32::try_from(deadline_id(key) & u64::from(u32::MAX)).unwrap();
         assert_eq!(low_half(first), low_half(second), "the slot is used again");
         assert_eq!(session_of(deadline_id(second)), second);
@@ -91,6 +117,9 @@ mod tests {
             Subject::Mailbox,
             Subject::Listener(0),
             Subject::Listener(77),
+            Subject::Gate(0),
+            Subject::Gate(77),
+            Subject::Flow(flow),
             Subject::Session(first, Side::Client),
             Subject::Session(first, Side::Backend),
             Subject::Session(second, Side::Backend),

@@ -395,8 +395,7 @@ mod tests {
             ),
             (
                 "--listen udp://127.0.0.1:1 --backend 10.0.0.1:0 --balance hsah",
-                "--listen udp://127.0.0.1:1: `udp` is not supported yet; use tcp\n\
-                 --balance hsah: \"hsah\" is not known; did you mean \"hash\"? (known: hash, \
+                "--balance hsah: \"hsah\" is not known; did you mean \"hash\"? (known: hash, \
                  rendezvous, round_robin, least_connections, power_of_two, random, first)\n\
                  --backend 10.0.0.1:0: \"10.0.0.1:0\" has no usable port; \
                  end it with a port from 1 to 65535",

@@ -1,5 +1,6 @@
 //! Floor 1: the kernel, thinly. The only folder where `unsafe` may be lifted.
 
+pub mod batch;
 pub mod inherited;
 pub mod interface;
 pub mod limits;

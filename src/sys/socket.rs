@@ -5,7 +5,7 @@
 )]
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -18,11 +18,13 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
-/// A bound, listening, non-blocking socket.
+/// A bound, non-blocking socket that clients come to.
 #[derive(Debug)]
 pub enum Listening {
     /// TCP.
     Tcp(TcpListener),
+    /// Datagrams.
+    Udp(UdpSocket),
     /// A Unix stream socket.
     Unix(UnixListener),
 }

@@ -72,7 +72,7 @@ fn none(what: &str, found: &[String]) {
 /// For each floor: the paths below `crate::` that it may use beside its own, and the crates.
 /// A path allows everything below it.
 const FLOORS: &[(&str, &[&str], &[&str])] = &[
-    ("lb", &[], &["twox_hash"]),
+    ("lb", &[], &["slotmap", "twox_hash"]),
     (
         "config",
         &["lb"],

@@ -1,13 +1,16 @@
 //! A worker's listening sockets: taking clients in turn, giving some to a worker with less to do, and
 //! following the configuration.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use mio::net::{TcpListener, UnixListener};
+
 use super::{Accepted, Worker};
-use crate::data::listen::{Accept, Listener};
-use crate::data::mailbox::{Active, Command, Report, SocketId};
+use crate::data::listen::{Accept, Listener, Socket};
+use crate::data::mailbox::{Active, Command, Report, Route, SocketId};
 use crate::data::tcp::Request;
 use crate::data::token::Subject;
 use crate::sys::socket::{BACKLOG, Listening};
@@ -99,36 +102,40 @@ impl Worker {
                 None => self.close_listener(place),
             }
         }
+        let find = |socket| active.routes.iter().find(|route| route.socket == socket);
+        self.datagrams
+            .redirect(|socket| find(socket).cloned(), &self.kit);
         for (socket, listening) in add {
-            let Some(route) = active.routes.iter().find(|route| route.socket == socket) else {
-                continue;
-            };
-            let free = self.listeners.iter().position(Option::is_none);
-            let place = free.unwrap_or(self.listeners.len());
-            let subject = Subject::Listener(u32::try_from(place).unwrap_or(u32::MAX));
-            match Listener::new(
-                listening,
-                route.clone(),
-                subject.token(),
-                self.poll.registry(),
-            ) {
-                Ok(listener) => {
-                    self.listeners
-                        .resize_with(self.listeners.len().max(place + 1), || None);
-                    self.listeners[place] = Some(listener);
-                }
-                Err(error) => {
-                    let name = &route.listener.plan.name;
-                    log::error!(
-                        "listener \"{name}\": worker {} cannot watch it: {error}",
-                        self.index
-                    );
-                }
+            let Some(route) = find(socket) else { continue };
+            if let Err(error) = self.open_socket(listening, route) {
+                let (name, worker) = (&route.listener.plan.name, self.index);
+                log::error!("listener \"{name}\": worker {worker} cannot watch it: {error}");
             }
         }
         let (worker, generation) = (self.index, active.generation);
         self.kit.active = active;
         (self.kit.reports)(Report::Installed { worker, generation });
+    }
+
+    /// Takes a listening socket in use.
+    fn open_socket(&mut self, listening: Listening, route: &Route) -> io::Result<()> {
+        let (registry, route) = (self.poll.registry(), route.clone());
+        let socket = match listening {
+            Listening::Udp(socket) => {
+                return self.datagrams.open(socket, route, registry, &self.kit);
+            }
+            Listening::Tcp(listener) => Socket::Tcp(TcpListener::from_std(listener)),
+            Listening::Unix(listener) => Socket::Unix(UnixListener::from_std(listener)),
+        };
+        let free = self.listeners.iter().position(Option::is_none);
+        let place = free.unwrap_or(self.listeners.len());
+        let subject = Subject::Listener(u32::try_from(place).unwrap_or(u32::MAX));
+        let listener = Listener::new(socket, route, subject.token(), registry)?;
+        if place == self.listeners.len() {
+            self.listeners.push(None);
+        }
+        self.listeners[place] = Some(listener);
+        Ok(())
     }
 
     /// Serves the connections that wait on a listening socket already, then closes it.

@@ -24,6 +24,7 @@ use super::mailbox::{Command, Mailbox, Report, Reports, Shared};
 use super::refuse::Refused;
 use super::tcp::{End, Fate, Request, Session};
 use super::token::{SESSIONS_MAX, SessionKey, Subject, deadline_id, session_of};
+use super::udp::Datagrams;
 use crate::config::plan::Splice;
 use crate::lb::backend::BackendState;
 use crate::lb::time::Tick;
@@ -105,10 +106,10 @@ impl Prepared {
             settings,
         } = self;
         let name = format!("worker-{}", settings.index);
-        let worker = Worker::new(settings, poll, commands, mailboxes);
+        // Made on its own thread: what it owns never leaves it.
         let thread = std::thread::Builder::new()
             .name(name)
-            .spawn(move || worker.run())?;
+            .spawn(move || Worker::new(settings, poll, commands, mailboxes).run())?;
         Ok(Handle { mailbox, thread })
     }
 }
@@ -122,6 +123,7 @@ struct Worker {
     epoch: Instant,
     kit: Kit,
     sessions: SlotMap<SessionKey, Session>,
+    datagrams: Datagrams,
     /// By the place in their tokens.
     listeners: Vec<Option<Listener>>,
     /// Places of the listeners that had an event in this turn.
@@ -151,6 +153,7 @@ impl Worker {
         };
         Self {
             index: settings.index,
+            datagrams: Datagrams::new(Arc::clone(&settings.shared), settings.index),
             shared: settings.shared,
             mailboxes,
             commands,
@@ -193,6 +196,8 @@ impl Worker {
             for key in cut_short {
                 self.run_again(key);
             }
+            self.datagrams
+                .run_again(self.poll.registry(), &mut self.kit);
             self.accept_all(turn);
             if self.has_mail {
                 self.read_mail();
@@ -204,6 +209,7 @@ impl Worker {
             for id in due.drain(..) {
                 self.on_deadline(session_of(id));
             }
+            self.datagrams.expire(&self.kit);
             self.look_at_drain();
         }
     }
@@ -226,11 +232,11 @@ impl Worker {
 
     /// How long to wait for events. Never longer than a second: a worker that turns is alive.
     fn wait(&self) -> Duration {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || self.datagrams.is_ready() {
             return Duration::ZERO;
         }
         let now = self.clock();
-        [self.kit.wheel.next(), self.resume]
+        [self.kit.wheel.next(), self.datagrams.next(), self.resume]
             .into_iter()
             .flatten()
             .map(|next| next.since(now))
@@ -242,6 +248,10 @@ impl Worker {
         match Subject::of(event.token()) {
             Subject::Mailbox => self.has_mail = true,
             Subject::Listener(place) => self.accepting.push(place as usize),
+            subject @ (Subject::Gate(_) | Subject::Flow(_)) => {
+                let registry = self.poll.registry();
+                self.datagrams.on_event(subject, registry, &mut self.kit);
+            }
             Subject::Session(key, side) => {
                 // An event of a session that ended earlier in this turn finds nothing.
                 let Some(session) = self.sessions.get_mut(key) else {
@@ -350,6 +360,7 @@ impl Worker {
             let fate = self.sessions[key].on_cut(key, self.poll.registry(), &mut self.kit);
             self.settle(key, fate);
         }
+        self.datagrams.cut(backend);
     }
 
     fn drain(&mut self, within: Duration) {
@@ -365,7 +376,11 @@ impl Worker {
     }
 
     fn look_at_drain(&mut self) {
-        if self.kit.drain.is_some() && !self.is_drained && self.sessions.is_empty() {
+        if self.kit.drain.is_some()
+            && !self.is_drained
+            && self.sessions.is_empty()
+            && self.datagrams.is_empty()
+        {
             self.is_drained = true;
             (self.kit.reports)(Report::Drained { worker: self.index });
         }
@@ -376,6 +391,7 @@ impl Worker {
         for key in keys {
             self.end(key, &End::Cut("the process stops"));
         }
+        self.datagrams.stop();
         self.is_stopping = true;
     }
 }

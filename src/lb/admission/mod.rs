@@ -1,3 +1,4 @@
 //! May it come in? Limits and what they are derived from.
 
 pub mod budget;
+pub mod rate;

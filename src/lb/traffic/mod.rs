@@ -1,4 +1,5 @@
 //! What now with these bytes?
 
 pub mod deadline;
+pub mod flow;
 pub mod relay;

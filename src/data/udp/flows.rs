@@ -1,0 +1,304 @@
+//! What happens to each train: the flow it belongs to, the backend of that flow, and the way back.
+
+use std::hash::RandomState;
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+
+use mio::Registry;
+
+use super::gate::Gate;
+use super::leg::{Leg, Outcome, SharedWires};
+use crate::data::kit::Kit;
+use crate::data::mailbox::{Dropped, Route, Shared, SocketId};
+use crate::data::token::{Subject, flow_deadline_id, flow_of};
+use crate::lb::time::Tick;
+use crate::lb::traffic::deadline::Wheel;
+use crate::lb::traffic::flow::{self, After, FlowKey, Table, Verdict};
+use crate::sys::batch::{Batch, Received, Train};
+
+/// The listening sockets and the flows that began on them.
+pub(super) struct Flows {
+    gates: Vec<Option<Gate>>,
+    table: Table<Leg, RandomState>,
+    wires: SharedWires,
+    wheel: Wheel,
+    due: Vec<u64>,
+    shared: Arc<Shared>,
+    worker: usize,
+}
+
+impl Flows {
+    pub(super) fn new(shared: Arc<Shared>, worker: usize) -> Self {
+        Self {
+            gates: Vec::new(),
+            // Keyed from the system's randomness: nobody outside can choose collisions.
+            table: Table::new(RandomState::new()),
+            wires: SharedWires::default(),
+            wheel: Wheel::new(Tick::ZERO),
+            due: Vec::new(),
+            shared,
+            worker,
+        }
+    }
+
+    /// Takes a listening socket in use; its place among them.
+    pub(super) fn open_gate(
+        &mut self,
+        socket: UdpSocket,
+        route: Route,
+        registry: &Registry,
+        kit: &Kit,
+    ) -> io::Result<u32> {
+        let free = self.gates.iter().position(Option::is_none);
+        let place = free.unwrap_or(self.gates.len());
+        let number = u32::try_from(place).map_err(io::Error::other)?;
+        let mut gate = Gate::open(socket, route, self.shared.workers.len(), kit.now)?;
+        gate.register(registry, Subject::Gate(number).token())?;
+        if place == self.gates.len() {
+            self.gates.push(None);
+        }
+        self.gates[place] = Some(gate);
+        Ok(number)
+    }
+
+    pub(super) fn redirect(&mut self, route: impl Fn(SocketId) -> Option<Route>, kit: &Kit) {
+        let workers = self.shared.workers.len();
+        for place in 0..self.gates.len() {
+            let Some(gate) = &mut self.gates[place] else {
+                continue;
+            };
+            if let Some(route) = route(gate.socket_id()) {
+                gate.redirect(route, workers, kit.now);
+            } else {
+                self.gates[place] = None;
+                self.end_all(|flow| flow.route().listener() as usize == place);
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    pub(super) fn next(&self) -> Option<Tick> {
+        self.wheel.next()
+    }
+
+    /// Receives on a listening socket; `None` if it is gone.
+    pub(super) fn receive_at(&self, place: u32, batch: &mut Batch) -> Option<io::Result<usize>> {
+        self.gate(place).map(|gate| gate.receive(batch))
+    }
+
+    /// Receives on the socket of a flow; `None` if it is over.
+    pub(super) fn receive_of(
+        &mut self,
+        key: FlowKey,
+        batch: &mut Batch,
+        kit: &mut Kit,
+    ) -> Option<io::Result<usize>> {
+        let flow = self.table.get_mut(key)?;
+        Some(flow.shell.receive(batch, kit))
+    }
+
+    /// Sends a client's train to the backend of its flow, or counts why it goes nowhere.
+    pub(super) fn forward(
+        &mut self,
+        place: u32,
+        received: &Received<'_>,
+        registry: &Registry,
+        kit: &mut Kit,
+    ) {
+        let Some(gate) = self.gate(place) else { return };
+        let train = received.train;
+        if received.is_cut {
+            return gate.count_drop(Dropped::Cut, train.count());
+        }
+        if received.from.port() == 0 {
+            return gate.count_drop(Dropped::Source, train.count());
+        }
+        let route = gate.flow(place, received);
+        let each_counts = gate.rules().requests != 0;
+        let mut one = |train: Train<'_>| {
+            if let Err(reason) = self.forward_one(place, &route, train, registry, kit) {
+                self.count_drop(place, reason, train.count());
+            }
+        };
+        if each_counts {
+            // Any of them may be the last request of its flow.
+            train.singles().for_each(one);
+        } else {
+            one(train);
+        }
+    }
+
+    fn forward_one(
+        &mut self,
+        place: u32,
+        route: &flow::Route,
+        train: Train<'_>,
+        registry: &Registry,
+        kit: &mut Kit,
+    ) -> Result<(), Dropped> {
+        let key = match self.table.on_client(kit.now, route, train.count()) {
+            Verdict::Known(key) => {
+                self.keep_or_move(place, key, registry, kit);
+                key
+            }
+            Verdict::New => self.begin(place, route, train.count(), registry, kit)?,
+        };
+        for _ in 0..ATTEMPTS {
+            let flow = self.table.get_mut(key).ok_or(Dropped::Local)?;
+            match flow.shell.send(train, kit) {
+                Outcome::Sent => return Ok(()),
+                Outcome::Lost => return Err(Dropped::Local),
+                // The network has refused what was sent before: this goes elsewhere if it can.
+                Outcome::Refused => self.keep_or_move(place, key, registry, kit),
+            }
+        }
+        Err(Dropped::Local)
+    }
+
+    /// Begins a flow on a backend that is chosen now.
+    fn begin(
+        &mut self,
+        place: u32,
+        route: &flow::Route,
+        count: u32,
+        registry: &Registry,
+        kit: &mut Kit,
+    ) -> Result<FlowKey, Dropped> {
+        if kit.drain.is_some() {
+            return Err(Dropped::Stopping);
+        }
+        let slot = self.gates.get_mut(place as usize);
+        let gate = slot.and_then(Option::as_mut).ok_or(Dropped::Local)?;
+        let admission = gate.admit(&self.shared, self.worker, kit)?;
+        let leg = gate.dial(route, admission, &mut self.wires, kit)?;
+        let rules = gate.rules();
+        let key = self.table.insert(kit.now, *route, rules, count, leg);
+        self.watch(key, registry)?;
+        Ok(key)
+    }
+
+    /// A flow stays with its backend as long as that is up and in the configuration; else, and if
+    /// another one is up, it moves there with this datagram.
+    fn keep_or_move(&mut self, place: u32, key: FlowKey, registry: &Registry, kit: &mut Kit) {
+        let Some(Some(gate)) = self.gates.get(place as usize) else {
+            return;
+        };
+        let Some(flow) = self.table.get_mut(key) else {
+            return;
+        };
+        let route = *flow.route();
+        let leg = &mut flow.shell;
+        if leg.is_well(gate.pool()) || !gate.redial(leg, &route, &mut self.wires, kit) {
+            return;
+        }
+        flow.restart(kit.now, gate.rules());
+        if self.watch(key, registry).is_err() {
+            log::debug!("a flow has ended: its new socket cannot be watched");
+        }
+    }
+
+    /// Registers the socket of a flow and sets its deadline; ends the flow if that fails.
+    fn watch(&mut self, key: FlowKey, registry: &Registry) -> Result<(), Dropped> {
+        let flow = self.table.get_mut(key).ok_or(Dropped::Local)?;
+        let token = Subject::Flow(key).token();
+        if flow.shell.register(registry, token).is_err() {
+            self.end(key);
+            return Err(Dropped::Local);
+        }
+        self.arm(key);
+        Ok(())
+    }
+
+    /// Sends what a backend has sent to the client of the flow, which may be over then.
+    pub(super) fn answer<'a>(
+        &mut self,
+        key: FlowKey,
+        answers: impl Iterator<Item = Received<'a>>,
+        kit: &Kit,
+    ) -> After {
+        let mut after = After::Keep;
+        for received in answers {
+            let Some(flow) = self.table.get_mut(key) else {
+                return After::Close;
+            };
+            let route = *flow.route();
+            let Some(Some(gate)) = self.gates.get_mut(route.listener() as usize) else {
+                return After::Close;
+            };
+            let count = received.train.count();
+            if after == After::Close {
+                gate.count_drop(Dropped::Late, count);
+            } else if received.is_cut {
+                gate.count_drop(Dropped::Cut, count);
+            } else {
+                if gate.send(received.train, &route) {
+                    flow.shell.count_answer(received.train.bytes.len());
+                } else {
+                    gate.count_drop(Dropped::Local, count);
+                }
+                after = self.table.on_backend(kit.now, key, count);
+            }
+        }
+        if after == After::Close {
+            self.end(key);
+        }
+        after
+    }
+
+    /// Ends the flows whose time has come.
+    pub(super) fn expire(&mut self, kit: &Kit) {
+        if kit.drain.is_some_and(|drain| drain.until <= kit.now) {
+            self.end_all(|_| true);
+        }
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.expire(kit.now, &mut due);
+        for id in due.drain(..) {
+            let key = flow_of(id);
+            match self.table.on_deadline(kit.now, key) {
+                After::Keep => self.arm(key),
+                After::Close => self.end(key),
+            }
+        }
+        self.due = due;
+    }
+
+    /// Ends the flows that `which` names.
+    pub(super) fn end_all(&mut self, which: impl Fn(&flow::Flow<Leg>) -> bool) {
+        let named = self.table.iter().filter(|(_, flow)| which(flow));
+        let keys: Vec<_> = named.map(|(key, _)| key).collect();
+        for key in keys {
+            self.end(key);
+        }
+    }
+
+    fn arm(&mut self, key: FlowKey) {
+        if let Some(due) = self.table.due(key) {
+            self.wheel.arm(flow_deadline_id(key), due);
+        }
+    }
+
+    fn end(&mut self, key: FlowKey) {
+        self.wheel.disarm(flow_deadline_id(key));
+        if let Some(flow) = self.table.remove(key) {
+            flow.shell.count_end();
+        }
+    }
+
+    fn gate(&self, place: u32) -> Option<&Gate> {
+        self.gates.get(place as usize)?.as_ref()
+    }
+
+    fn count_drop(&self, place: u32, reason: Dropped, count: u32) {
+        if let Some(gate) = self.gate(place) {
+            gate.count_drop(reason, count);
+        }
+    }
+}
+
+/// Times a train is sent: once more to another backend when the first is refused, and once more after
+/// an old refusal that had nothing to do with it.
+const ATTEMPTS: usize = 3;

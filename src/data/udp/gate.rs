@@ -1,0 +1,219 @@
+//! A listening datagram socket of one worker: receiving, answering, and letting new flows in.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use mio::event::Source;
+use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
+
+use super::leg::{Leg, SharedWires};
+use crate::data::kit::Kit;
+use crate::data::listen::Admission;
+use crate::data::mailbox::{Dropped, Pool, Route, Shared, SocketId};
+use crate::lb::admission::rate::Rate;
+use crate::lb::balance::pick::Client;
+use crate::lb::time::Tick;
+use crate::lb::traffic::flow::{self, Rules};
+use crate::sys::batch::{self, Batch, Received, Sent, Towards, Train};
+use crate::sys::socket::canonical;
+
+/// A listening socket and where its flows go.
+#[derive(Debug)]
+pub(super) struct Gate {
+    socket: UdpSocket,
+    route: Route,
+    local: SocketAddr,
+    /// It is an IPv6 socket: IPv4 clients appear as mapped addresses.
+    is_v6: bool,
+    /// Its network takes trains.
+    trains: bool,
+    rate: Rate,
+}
+
+impl Gate {
+    pub(super) fn open(
+        socket: std::net::UdpSocket,
+        route: Route,
+        workers: usize,
+        now: Tick,
+    ) -> io::Result<Self> {
+        let local = socket.local_addr()?;
+        Ok(Self {
+            socket: UdpSocket::from_std(socket),
+            rate: rate(&route, workers, now),
+            route,
+            local: canonical(local),
+            is_v6: local.is_ipv6(),
+            trains: true,
+        })
+    }
+
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.socket.register(registry, token, Interest::READABLE)
+    }
+
+    /// Gives it a new route.
+    pub(super) fn redirect(&mut self, route: Route, workers: usize, now: Tick) {
+        let is_same = self.route.pool.plan.udp == route.pool.plan.udp;
+        self.route = route;
+        if !is_same {
+            self.rate = rate(&self.route, workers, now);
+        }
+    }
+
+    pub(super) const fn socket_id(&self) -> SocketId {
+        self.route.socket
+    }
+
+    pub(super) const fn pool(&self) -> &Arc<Pool> {
+        &self.route.pool
+    }
+
+    pub(super) fn rules(&self) -> Rules {
+        self.route.pool.plan.udp.rules
+    }
+
+    pub(super) fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
+        batch.receive(self.socket.as_fd())
+    }
+
+    /// The flow that a client's datagram belongs to.
+    pub(super) fn flow(&self, place: u32, received: &Received<'_>) -> flow::Route {
+        let local = if self.local.ip().is_unspecified() {
+            received.to.unwrap_or(self.local.ip())
+        } else {
+            self.local.ip()
+        };
+        flow::Route::new(place, received.from, local)
+    }
+
+    /// Sends a train to the client of a flow, from the address that the client sends to; whether the
+    /// kernel took it.
+    pub(super) fn send(&mut self, train: Train<'_>, route: &flow::Route) -> bool {
+        let from = self.local.ip().is_unspecified().then(|| route.local());
+        let to = route.client();
+        let to = match to.ip() {
+            IpAddr::V4(ip) if self.is_v6 => SocketAddr::new(ip.to_ipv6_mapped().into(), to.port()),
+            _ => to,
+        };
+        let sent = batch::send(
+            self.socket.as_fd(),
+            train,
+            self.trains,
+            Towards::Client { from, to },
+        );
+        self.trains &= !matches!(sent, Ok(Sent::WithoutTrains));
+        sent.is_ok()
+    }
+
+    /// Takes a place for a new flow under every limit.
+    pub(super) fn admit(
+        &mut self,
+        shared: &Arc<Shared>,
+        worker: usize,
+        kit: &mut Kit,
+    ) -> Result<Admission, Dropped> {
+        let listener = &self.route.listener;
+        let limits = [
+            listener.plan.max_connections,
+            self.route.pool.plan.udp.max_flows,
+        ];
+        let limit = limits
+            .into_iter()
+            .filter(|&limit| limit != 0)
+            .min()
+            .unwrap_or(0);
+        let admission = Admission::take(shared, listener, limit, worker).map_err(|limit| {
+            let name = &listener.plan.name;
+            let line =
+                format_args!("listener \"{name}\": {limit} is reached, new flows are dropped");
+            kit.notices.full.log(kit.now, line);
+            Dropped::Full
+        })?;
+        if !self.rate.take(kit.now) {
+            return Err(Dropped::Rate);
+        }
+        listener.counters.accepted.fetch_add(1, Relaxed);
+        Ok(admission)
+    }
+
+    /// A backend for a new flow.
+    pub(super) fn dial(
+        &self,
+        route: &flow::Route,
+        admission: Admission,
+        wires: &mut SharedWires,
+        kit: &mut Kit,
+    ) -> Result<Leg, Dropped> {
+        let pool = &self.route.pool;
+        let client = self.client(route);
+        let mut tried = Vec::new();
+        let mut reason = Dropped::NoBackend;
+        while tried.len() <= usize::from(pool.plan.retries) {
+            let Ok(picked) = pool.balancer.pick(&client, &tried, &mut kit.rng) else {
+                break;
+            };
+            match wires.wire(pool, picked.index) {
+                Ok(wire) => return Ok(Leg::new(wire, picked, pool, admission)),
+                Err(error) => {
+                    reason = Dropped::Local;
+                    let line =
+                        format_args!("pool \"{}\": no socket for a flow: {error}", pool.plan.name);
+                    kit.notices.local.log(kit.now, line);
+                }
+            }
+            tried.push(picked.index);
+        }
+        admission.on_refused();
+        Err(reason)
+    }
+
+    /// Moves a flow to another backend that is up; false if it stays where it is, because there is
+    /// none.
+    pub(super) fn redial(
+        &self,
+        leg: &mut Leg,
+        route: &flow::Route,
+        wires: &mut SharedWires,
+        kit: &mut Kit,
+    ) -> bool {
+        let pool = &self.route.pool;
+        let current = leg.place_in(pool);
+        let client = self.client(route);
+        let picked = pool
+            .balancer
+            .pick(&client, current.as_slice(), &mut kit.rng);
+        let better = picked
+            .ok()
+            .filter(|picked| current.is_none() || picked.lease.backend().is_up());
+        let wire = better.map(|picked| (wires.wire(pool, picked.index), picked));
+        if let Some((Ok(wire), picked)) = wire {
+            leg.move_to(wire, picked, pool);
+            return true;
+        }
+        leg.forgive();
+        false
+    }
+
+    pub(super) fn count_drop(&self, reason: Dropped, count: u32) {
+        self.route.listener.counters.drop_datagrams(reason, count);
+    }
+
+    fn client(&self, route: &flow::Route) -> Client {
+        Client {
+            source: route.client(),
+            destination: SocketAddr::new(route.local(), self.local.port()),
+        }
+    }
+}
+
+/// Each worker has its share of a listener's rate: the kernel spreads flows evenly.
+fn rate(route: &Route, workers: usize, now: Tick) -> Rate {
+    let whole = route.pool.plan.udp.new_flows_per_second;
+    let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
+    Rate::new(whole.div_ceil(workers), now)
+}

@@ -1,0 +1,229 @@
+//! A flow's half towards its backend: a connected socket, through which answers and what the network
+//! says about the backend come back.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use mio::event::Source;
+use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
+
+use crate::data::dial::on_connect_failed;
+use crate::data::kit::Kit;
+use crate::data::listen::Admission;
+use crate::data::mailbox::Pool;
+use crate::lb::backend::{BackendState, Lease};
+use crate::lb::balance::pick::{Member, Picked};
+use crate::lb::traffic::flow::Answers;
+use crate::sys::batch::{self, Batch, Sent, Towards, Train};
+use crate::sys::socket::Target;
+
+/// What a flow keeps with it.
+#[derive(Debug)]
+pub(super) struct Leg {
+    wire: Rc<Wire>,
+    lease: Lease,
+    pool: Arc<Pool>,
+    /// The backend's place among the pool's members.
+    index: u16,
+    /// The network has said that nobody listens there.
+    is_refused: bool,
+    bytes_to_backend: u64,
+    bytes_to_client: u64,
+    _admission: Admission,
+}
+
+/// A connected socket.
+#[derive(Debug)]
+pub(super) struct Wire {
+    socket: UdpSocket,
+    is_v4: bool,
+    /// Its network takes trains.
+    trains: Cell<bool>,
+}
+
+/// The sockets of flows that expect no answers: those to one backend share one, and take no
+/// descriptor of their own.
+#[derive(Debug, Default)]
+pub(super) struct SharedWires(HashMap<SocketAddr, Weak<Wire>>);
+
+/// What became of a train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Sent,
+    /// Not sent: the network reports that something sent before has been refused.
+    Refused,
+    /// The kernel did not take it.
+    Lost,
+}
+
+impl Wire {
+    fn open(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self {
+            socket: UdpSocket::from_std(batch::connect_udp(address)?),
+            is_v4: address.is_ipv4(),
+            trains: Cell::new(true),
+        })
+    }
+}
+
+impl SharedWires {
+    /// A socket to the member of this place: one of the flow's own if it waits for answers.
+    pub(super) fn wire(&mut self, pool: &Pool, index: u16) -> io::Result<Rc<Wire>> {
+        let Target::Tcp(address) = pool.targets[usize::from(index)] else {
+            // The plan was checked: pools of UDP listeners have no Unix sockets.
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        if pool.plan.udp.rules.answers != Answers::None {
+            return Wire::open(address).map(Rc::new);
+        }
+        if let Some(wire) = self.0.get(&address).and_then(Weak::upgrade) {
+            return Ok(wire);
+        }
+        self.0.retain(|_, wire| wire.strong_count() > 0);
+        let wire = Rc::new(Wire::open(address)?);
+        self.0.insert(address, Rc::downgrade(&wire));
+        Ok(wire)
+    }
+}
+
+impl Leg {
+    pub(super) fn new(
+        wire: Rc<Wire>,
+        picked: Picked,
+        pool: &Arc<Pool>,
+        admission: Admission,
+    ) -> Self {
+        picked.lease.backend().sessions.fetch_add(1, Relaxed);
+        Self {
+            wire,
+            lease: picked.lease,
+            pool: Arc::clone(pool),
+            index: picked.index,
+            is_refused: false,
+            bytes_to_backend: 0,
+            bytes_to_client: 0,
+            _admission: admission,
+        }
+    }
+
+    /// Watches its socket for answers, unless it is shared by flows that expect none.
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        if self.pool.plan.udp.rules.answers == Answers::None {
+            return Ok(());
+        }
+        let wire = Rc::get_mut(&mut self.wire).ok_or(io::ErrorKind::Unsupported)?;
+        wire.socket.register(registry, token, Interest::READABLE)
+    }
+
+    /// Goes on with another backend; the socket to the one before is closed.
+    pub(super) fn move_to(&mut self, wire: Rc<Wire>, picked: Picked, pool: &Arc<Pool>) {
+        self.count_bytes();
+        picked.lease.backend().sessions.fetch_add(1, Relaxed);
+        self.wire = wire;
+        self.lease = picked.lease;
+        self.pool = Arc::clone(pool);
+        self.index = picked.index;
+        self.is_refused = false;
+    }
+
+    /// There is no better backend: goes on with this one.
+    pub(super) const fn forgive(&mut self) {
+        self.is_refused = false;
+    }
+
+    /// Whether its backend is in `pool`, at the address that it has, and well.
+    pub(super) fn is_well(&mut self, pool: &Arc<Pool>) -> bool {
+        if !Arc::ptr_eq(&self.pool, pool) {
+            let Some(index) = self.place_in(pool) else {
+                return false;
+            };
+            if pool.targets[usize::from(index)] != self.pool.targets[usize::from(self.index)] {
+                return false;
+            }
+            self.pool = Arc::clone(pool);
+            self.index = index;
+        }
+        !self.is_refused && self.lease.backend().is_up()
+    }
+
+    /// The place of its backend in `pool`.
+    pub(super) fn place_in(&self, pool: &Arc<Pool>) -> Option<u16> {
+        let is_it = |(_, member): &(u16, &Member)| Arc::ptr_eq(&member.state, self.lease.backend());
+        let mut places = (0..).zip(pool.balancer.members());
+        places.find(is_it).map(|(place, _)| place)
+    }
+
+    /// Whether it is on this backend.
+    pub(super) fn is_on(&self, backend: &Arc<BackendState>) -> bool {
+        Arc::ptr_eq(self.lease.backend(), backend)
+    }
+
+    pub(super) fn send(&mut self, train: Train<'_>, kit: &mut Kit) -> Outcome {
+        let towards = Towards::Connected {
+            is_v4: self.wire.is_v4,
+        };
+        let trains = &self.wire.trains;
+        match batch::send(self.wire.socket.as_fd(), train, trains.get(), towards) {
+            Ok(sent) => {
+                trains.set(trains.get() && sent == Sent::Whole);
+                self.bytes_to_backend += train.bytes.len() as u64;
+                Outcome::Sent
+            }
+            Err(error) if is_refusal(&error) => {
+                self.on_refusal(&error, kit);
+                Outcome::Refused
+            }
+            Err(_) => Outcome::Lost,
+        }
+    }
+
+    pub(super) fn receive(&mut self, batch: &mut Batch, kit: &mut Kit) -> io::Result<usize> {
+        let received = batch.receive(self.wire.socket.as_fd());
+        if let Err(error) = &received
+            && is_refusal(error)
+        {
+            self.on_refusal(error, kit);
+        }
+        received
+    }
+
+    pub(super) const fn count_answer(&mut self, bytes: usize) {
+        self.bytes_to_client += bytes as u64;
+    }
+
+    /// The flow is over.
+    pub(super) fn count_end(mut self) {
+        self.count_bytes();
+    }
+
+    fn on_refusal(&mut self, error: &io::Error, kit: &mut Kit) {
+        self.is_refused = true;
+        on_connect_failed(self.lease.backend(), error, kit);
+    }
+
+    fn count_bytes(&mut self) {
+        let backend = self.lease.backend();
+        let (sent, answered) = (&mut self.bytes_to_backend, &mut self.bytes_to_client);
+        backend
+            .bytes_to_backend
+            .fetch_add(std::mem::take(sent), Relaxed);
+        backend
+            .bytes_to_client
+            .fetch_add(std::mem::take(answered), Relaxed);
+    }
+}
+
+/// Whether the network, not this host, says that a backend cannot be reached (ICMP).
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN)
+    )
+}
