@@ -11,6 +11,7 @@ use crate::config::plan::{self, Health};
 use crate::data::mailbox::{Active, Dropped, Listener, ListenerCounters, Pool, Route, SocketId};
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Member};
+use crate::sys::socket::Target;
 
 /// What outlives plans, by name.
 #[derive(Debug, Default)]
@@ -37,6 +38,7 @@ impl Registry {
                         plan: Arc::clone(plan),
                         balancer: Balancer::new(plan.balance.clone(), members),
                         targets: targets.clone(),
+                        services: targets.iter().filter_map(Target::address).collect(),
                     })
                 }
             })

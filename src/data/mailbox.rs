@@ -1,8 +1,10 @@
 //! Where the control plane and the workers meet: [`Command`] down, [`Report`] up, and what both
 //! read: [`Active`], replaced whole, and [`Shared`], a few atomics.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -90,7 +92,7 @@ pub enum Dropped {
     NoBackend,
     /// We lack something ourselves: descriptors, ports, room in a socket.
     Local,
-    /// Its sender cannot be answered: port 0.
+    /// Its sender cannot be answered: it has port 0, or is ourselves or a backend.
     Source,
     /// It is larger than a datagram can be.
     Cut,
@@ -144,6 +146,8 @@ pub struct Pool {
     pub balancer: Balancer,
     /// Where each member is, in the order of the balancer's members.
     pub targets: Vec<Target>,
+    /// The addresses among them.
+    pub services: HashSet<SocketAddr>,
 }
 
 impl Pool {

@@ -39,6 +39,14 @@ pub enum Target {
 }
 
 impl Target {
+    /// The address, if it is one of the network.
+    pub const fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Whether a failed connect says nothing about who is there: this host has run out of
     /// something, or its own rules forbid the connect.
     pub fn is_local(&self, error: &io::Error) -> bool {

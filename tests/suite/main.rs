@@ -33,3 +33,4 @@ mod service;
 mod tcp;
 mod tidy;
 mod timeouts;
+mod udp;

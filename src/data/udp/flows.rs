@@ -171,6 +171,9 @@ impl Flows {
         if kit.drain.is_some() {
             return Err(Dropped::Stopping);
         }
+        if self.is_own(place, route) {
+            return Err(Dropped::Source);
+        }
         let slot = self.gates.get_mut(place as usize);
         let gate = slot.and_then(Option::as_mut).ok_or(Dropped::Local)?;
         let admission = gate.admit(&self.shared, self.worker, kit)?;
@@ -273,6 +276,21 @@ impl Flows {
         for key in keys {
             self.end(key);
         }
+    }
+
+    /// Whether the source is ourselves or a backend's service: an answer to it would be a question
+    /// again, and go round for ever.
+    fn is_own(&self, place: u32, route: &flow::Route) -> bool {
+        let (client, local) = (route.client(), route.local());
+        let is_gate = self
+            .gates
+            .iter()
+            .flatten()
+            .any(|gate| gate.is_at(client, local));
+        is_gate
+            || self
+                .gate(place)
+                .is_some_and(|gate| gate.pool().services.contains(&client))
     }
 
     fn arm(&mut self, key: FlowKey) {

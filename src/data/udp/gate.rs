@@ -91,6 +91,14 @@ impl Gate {
         flow::Route::new(place, received.from, local)
     }
 
+    /// Whether an answer sent to `address` would come to this socket. `asked` is the address of ours
+    /// that its datagram came to, which a wildcard socket has not bound by name.
+    pub(super) fn is_at(&self, address: SocketAddr, asked: IpAddr) -> bool {
+        let (own, ip) = (self.local.ip(), address.ip());
+        self.local.port() == address.port()
+            && (own == ip || own.is_unspecified() && (ip == asked || ip.is_loopback()))
+    }
+
     /// Sends a train to the client of a flow, from the address that the client sends to; whether the
     /// kernel took it.
     pub(super) fn send(&mut self, train: Train<'_>, route: &flow::Route) -> bool {

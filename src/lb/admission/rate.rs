@@ -63,7 +63,10 @@ mod tests {
         /// In any time at most a full bucket and what flowed in meanwhile; never less than that when
         /// always asked.
         #[test]
-        fn keeps_to_its_rate(per_second in 1..2_000u32, steps in proptest::collection::vec(0..50u64, 1..500)) {
+        fn keeps_to_its_rate(
+            per_second in 1..2_000u32,
+            steps in proptest::collection::vec(0..50u64, 1..500),
+        ) {
             let mut rate = Rate::new(per_second, Tick::ZERO);
             let (mut now, mut taken) = (0, 0u64);
             for step in std::iter::once(0).chain(steps) {

@@ -12,6 +12,7 @@ pub struct Config {
     listener: Vec<String>,
     pool: Vec<String>,
     health: Vec<String>,
+    udp: Vec<String>,
     backends: Vec<(String, Vec<String>)>,
     more: String,
 }
@@ -27,6 +28,7 @@ impl Config {
             listener: vec![format!("bind = \"{}\"", axis.family.any())],
             pool: Vec::new(),
             health: Vec::new(),
+            udp: Vec::new(),
             backends: Vec::new(),
             more: String::new(),
         }
@@ -53,6 +55,19 @@ impl Config {
 
     pub fn pool(mut self, setting: &str) -> Self {
         set(&mut self.pool, setting);
+        self
+    }
+
+    /// For datagrams: flows that end soon after their last one.
+    pub fn udp(axis: Axis, backends: &[SocketAddr]) -> Self {
+        let mut config = Self::of(axis, backends).listener("protocol = \"udp\"");
+        set(&mut config.udp, "idle_timeout = \"300ms\"");
+        config
+    }
+
+    /// A setting of the flows.
+    pub fn flows(mut self, setting: &str) -> Self {
+        set(&mut self.udp, setting);
         self
     }
 
@@ -110,10 +125,11 @@ impl Config {
         };
         let mut text = format!(
             "[global]\n{}\n\n[[listener]]\nname = \"front\"\npool = \"pool\"\n{}\n\n[pool.pool]\n{}\n\n\
-             [pool.pool.health]\n{health}\n",
+             [pool.pool.health]\n{health}\n\n[pool.pool.udp]\n{}\n",
             self.global.join("\n"),
             self.listener.join("\n"),
             self.pool.join("\n"),
+            self.udp.join("\n"),
         );
         for (name, settings) in &self.backends {
             write!(

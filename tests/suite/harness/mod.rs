@@ -19,6 +19,7 @@ pub mod proxy;
 pub mod scale;
 pub mod stream;
 pub mod tamper;
+pub mod udp;
 pub mod wait;
 
 pub use axis::{Axis, Family, on_every_axis};

@@ -134,7 +134,7 @@ impl Proxy {
         let lines = self.log.lines();
         let addresses = lines.iter().filter_map(|line| {
             let (_, address) = line.split_once(&start)?;
-            address.parse().ok()
+            address.trim_end_matches("/udp").parse().ok()
         });
         addresses.collect()
     }

@@ -1,0 +1,129 @@
+//! Datagram sockets: clients, and backends that say who they are.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::Family;
+use super::wait::DEADLINE;
+
+/// A socket on a free port; receiving fails after [`DEADLINE`].
+pub fn socket(family: Family) -> UdpSocket {
+    socket_at(family.any())
+}
+
+/// A socket on a given address.
+pub fn socket_at(address: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+    socket.set_read_timeout(Some(DEADLINE)).expect("not zero");
+    socket
+}
+
+/// A client of `front`.
+pub fn client(front: SocketAddr) -> UdpSocket {
+    let family = if front.is_ipv4() {
+        Family::V4
+    } else {
+        Family::V6
+    };
+    let socket = socket(family);
+    socket.connect(front).expect("a route");
+    socket
+}
+
+/// The next datagram; fails if none comes.
+#[track_caller]
+pub fn receive(socket: &UdpSocket) -> Vec<u8> {
+    receive_from(socket).0
+}
+
+/// The next datagram and who sent it.
+#[track_caller]
+pub fn receive_from(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut buffer = vec![0; 70_000];
+    let (count, from) = socket.recv_from(&mut buffer).expect("a datagram");
+    buffer.truncate(count);
+    (buffer, from)
+}
+
+/// Sends and returns the answer.
+#[track_caller]
+pub fn ask(socket: &UdpSocket, question: &[u8]) -> Vec<u8> {
+    socket.send(question).expect("room to send");
+    receive(socket)
+}
+
+/// Fails if anything comes within `time`.
+#[track_caller]
+pub fn is_silent_for(socket: &UdpSocket, time: Duration) {
+    socket.set_read_timeout(Some(time)).expect("not zero");
+    let mut buffer = [0; 64];
+    match socket.recv_from(&mut buffer) {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+        other => panic!("not silent: {other:?}"),
+    }
+    socket.set_read_timeout(Some(DEADLINE)).expect("not zero");
+}
+
+/// A backend that answers each datagram with its letter and the datagram itself.
+#[derive(Debug)]
+pub struct Echo {
+    pub address: SocketAddr,
+    /// Datagrams received.
+    pub count: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Echo {
+    pub fn start(tag: u8, address: SocketAddr) -> Self {
+        let socket = socket_at(address);
+        let address = socket.local_addr().expect("bound");
+        socket
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .expect("not zero");
+        let (count, stop) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let thread = std::thread::spawn({
+            let (count, stop) = (Arc::clone(&count), Arc::clone(&stop));
+            move || {
+                let mut buffer = vec![tag; 70_000];
+                while !stop.load(SeqCst) {
+                    // Refusals of clients that have gone are no concern of a backend.
+                    let Ok((length, from)) = socket.recv_from(&mut buffer[1..]) else {
+                        continue;
+                    };
+                    count.fetch_add(1, SeqCst);
+                    drop(socket.send_to(&buffer[..=length], from));
+                }
+            }
+        });
+        Self {
+            address,
+            count,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// `count` of them, named from "a" on.
+    pub fn several(count: u8, family: Family) -> Vec<Self> {
+        (0..count)
+            .map(|n| Self::start(b'a' + n, family.any()))
+            .collect()
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("it does not fail");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Datagrams: conformance F.
+
+mod data;
+mod faults;
+mod flows;
+mod reloading;
