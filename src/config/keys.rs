@@ -209,7 +209,7 @@ pub(super) const LISTENER: Section = Section {
     header: "[[listener]]",
     rows: &[
         row("name", Takes::Text, Default::Required, "Unique among listeners"),
-        row("bind", Takes::Addresses, Default::Required, "Where it listens"),
+        row("bind", Takes::Addresses, Default::Required, "Where it listens; port 0 = any free one"),
         row("protocol", word(&["tcp", "udp"], &[]), text("tcp"), "What it carries"),
         row("pool", Takes::Text, Default::Required, "The pool that serves it"),
         row("max_connections", LIMIT, whole(0), "Sessions open at once; 0 = the global limit"),

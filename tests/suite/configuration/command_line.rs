@@ -125,11 +125,6 @@ const WRONG_FLAGS: &[(&str, &str, &str)] = &[
         "--drain-timeout 9: `drain_timeout` is \"9\"; write a duration",
     ),
     (
-        "--listen",
-        "udp://127.0.0.1:0",
-        "--listen udp://127.0.0.1:0: `udp` is not supported yet",
-    ),
-    (
         "--backend",
         "b:1,weight=x",
         "--backend b:1,weight=x: `weight` is \"x\"; write a whole",

@@ -119,9 +119,9 @@ fn is_local(plan: &Plan) -> bool {
         Address::Ip(address) => address.ip().is_loopback(),
         Address::Host(..) | Address::Unix(_) => false,
     };
-    let takes_any_port = |bind: &Bind| match bind {
-        Bind::Tcp(address) => address.ip().is_loopback() && address.port() == 0,
-        Bind::Unix(_) => false,
+    let takes_any_port = |bind: &Bind| {
+        let address = bind.address();
+        address.is_some_and(|address| address.ip().is_loopback() && address.port() == 0)
     };
     let mut binds = plan.listeners.iter().flat_map(|listener| &listener.bind);
     let mut backends = plan.pools.iter().flat_map(|pool| &pool.backends);

@@ -279,6 +279,17 @@ fn cfg_10_defaults_are_what_the_reference_says() {
     assert_eq!(plan(&defaults), plan(&bare), "{}", defaults.text);
     // The defaults that the reference tells in words.
     let told = [
+        (
+            "[pool.p.health]",
+            "type",
+            "tcp; none for a pool that serves UDP only",
+        ),
+        (
+            "[pool.p.udp]",
+            "idle_timeout",
+            "10s for oneway and oneshot, 30s for dialog, 2m for quic",
+        ),
+        ("[pool.p.udp]", "responses", "1 for oneshot, else 0"),
         ("[[pool.p.backend]]", "name", "its address"),
         ("[[pool.p.backend]]", "max_connections", "the pool's"),
     ];
@@ -356,7 +367,6 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
                 "{ limit = 1024, timeout = \"120s\", per_source = 0 }",
             ),
             ("outlier", "{ consecutive_failures = 5 }"),
-            ("udp", "{ session = \"dialog\" }"),
             ("discover", "{ dns = \"vllm.internal:8000\" }"),
             ("scale", "{ min = 0, max = 4 }"),
         ],
@@ -381,6 +391,17 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "[pool.p.udp]",
+        &[
+            ("session", "\"oneshot\""),
+            ("idle_timeout", "\"30s\""),
+            ("responses", "1"),
+            ("requests", "2"),
+            ("max_flows", "1000"),
+            ("new_flows_per_second", "100"),
+        ],
+    ),
+    (
         "[[pool.p.backend]]",
         &[
             ("name", "\"gpu-1\""),
@@ -397,7 +418,6 @@ const BEYOND: &[(&str, &str)] = &[("[global]", "splice")];
 
 /// Planned values of keys that are supported with others.
 const PLANNED_VALUES: &[(&str, &str, &[&str])] = &[
-    ("[[listener]]", "protocol", &["\"udp\""]),
     (
         "[pool.p]",
         "balance",

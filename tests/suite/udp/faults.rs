@@ -93,7 +93,11 @@ fn udp_23_a_flow_leaves_a_backend_that_is_down() {
     assert_eq!(ask(&client, b"2"), b"b2", "the live flow has moved");
     let _port = listen(a.address);
     proxy.log.wait_text("backend \"pool/a\" is up");
-    assert_eq!(ask(&client, b"3"), b"b3", "and does not go back while it is well");
+    assert_eq!(
+        ask(&client, b"3"),
+        b"b3",
+        "and does not go back while it is well"
+    );
     proxy.finish();
 }
 
@@ -106,7 +110,9 @@ fn udp_24_with_everybody_down_a_flow_stays() {
     assert_eq!(ask(&client, b"1"), b"a1");
     drop((port, other_port));
     for name in ["a", "b"] {
-        proxy.log.wait_text(&format!("backend \"pool/{name}\" is down"));
+        proxy
+            .log
+            .wait_text(&format!("backend \"pool/{name}\" is down"));
     }
     for _ in 0..10 {
         assert_eq!(ask(&client, b"2"), b"a2", "no better place");
