@@ -254,14 +254,14 @@ impl Flows {
 
     /// Ends the flows whose time has come.
     pub(super) fn expire(&mut self, kit: &Kit) {
-        if kit.drain.is_some_and(|drain| drain.until <= kit.now) {
+        if kit.drain.is_some_and(|drain| drain.until <= kit.heard) {
             self.end_all(|_| true);
         }
         let mut due = std::mem::take(&mut self.due);
-        self.wheel.expire(kit.now, &mut due);
+        self.wheel.expire(kit.heard, &mut due);
         for id in due.drain(..) {
             let key = flow_of(id);
-            match self.table.on_deadline(kit.now, key) {
+            match self.table.on_deadline(kit.heard, key) {
                 After::Keep => self.arm(key),
                 After::Close => self.end(key),
             }
