@@ -5,6 +5,8 @@
 //! load connections --target IP:PORT …     open, one exchange, close
 //! load rounds --size 64 --target …        exchanges on connections that stay open
 //! load download --bytes 1073741824 …      and upload: bulk transfers, every byte checked
+//! load trains --target …                 trains of datagrams to one peer
+//! load flows --flows 9500 --port N …      datagrams there and back on many flows
 //! load idle --connections 4000 …          prints {"ready":N}, holds them until a line or the end
 //!                                         of its input, then asks each once more
 //! ```
@@ -23,17 +25,23 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::backend::Backend;
 use crate::bulk::{Bulk, Direction};
+use crate::datagrams::Datagrams;
 use crate::exchange::{Exchanges, Limit};
+use crate::flows::Flows;
 use crate::measure::{Stopwatch, Tally};
+use crate::trains::Trains;
 
 mod backend;
 mod bulk;
 mod calls;
 #[cfg(test)]
 mod checks;
+mod datagrams;
 mod exchange;
+mod flows;
 mod measure;
 mod message;
+mod trains;
 
 #[derive(Debug, Parser)]
 struct Options {
@@ -81,6 +89,25 @@ enum Role {
     Download(BulkOptions),
     /// Send bytes to the backend
     Upload(BulkOptions),
+    /// Send trains of datagrams of 1,200 bytes
+    Trains(Common),
+    /// Exchange datagrams on many flows
+    Flows {
+        #[command(flatten)]
+        common: Common,
+        /// Bytes of a datagram
+        #[arg(long, default_value_t = 64)]
+        size: usize,
+        /// Flows, each from an address of its own
+        #[arg(long)]
+        flows: usize,
+        /// Local port of all of them; the same port again means the same flows
+        #[arg(long)]
+        port: u16,
+        /// Datagrams under way at a time
+        #[arg(long, default_value_t = 64)]
+        concurrency: usize,
+    },
     /// Open connections and hold them
     Idle {
         #[command(flatten)]
@@ -160,6 +187,26 @@ fn run(role: Role) -> io::Result<u64> {
         }
         Role::Download(options) => bulk(Direction::Download, &options),
         Role::Upload(options) => bulk(Direction::Upload, &options),
+        Role::Trains(common) => {
+            let trains = Trains::new(common.target)?;
+            measured(&common, || trains.run(common.time()))
+        }
+        Role::Flows {
+            common,
+            size,
+            flows,
+            port,
+            concurrency,
+        } => {
+            let mut flows = Flows::new(common.target, port, flows, size)?;
+            let opening = flows.open(concurrency)?;
+            if opening.errors > 0 {
+                return Err(failed(&opening));
+            }
+            measured(&common, || {
+                flows.repeat(concurrency, common.limit(u64::MAX))
+            })
+        }
         Role::Idle {
             common,
             connections,
@@ -182,7 +229,9 @@ impl Common {
 
 fn serve(port: u16, listeners: u16) -> io::Result<()> {
     let mut backend = Backend::bind(port, listeners)?;
+    let mut datagrams = Datagrams::bind(&backend.ports()?)?;
     println!("{{\"ports\":{:?}}}", backend.ports()?);
+    thread::spawn(move || datagrams.run());
     let waker = backend.waker();
     thread::spawn(move || {
         wait_for_end_of_input()?;
@@ -222,7 +271,7 @@ fn measured(common: &Common, client: impl FnOnce() -> io::Result<Tally>) -> io::
 
 fn failed(tally: &Tally) -> io::Error {
     let first = tally.first_error.as_deref().unwrap_or_default();
-    io::Error::other(format!("{} connections failed: {first}", tally.errors))
+    io::Error::other(format!("{} failed: {first}", tally.errors))
 }
 
 fn wait_for_end_of_input() -> io::Result<u64> {

@@ -67,6 +67,10 @@ def ratio_table(plan, samples):
         for key in ("p50_us", "p99_us"):
             shown.append(f"{median(ratios(case, samples, lambda sample: sample[key], min)):.2f}")
         yield f"| {case.name} | {' | '.join(shown)} |"
+    absent = [name for name in ALL_RIVALS if any(case.carriers and name not in case.carriers for case in plan)]
+    if absent:
+        yield ""
+        yield f"Datagrams: without {', '.join(absent)}, which carry none."
 
 
 def memory_table(memory, proxies, connections):
