@@ -12,8 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::sys::socket::{
-    ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt,
-    sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, UdpGroSegment},
+    self as calls, ControlMessage, MsgFlags, SockaddrStorage, sendmsg, sendto, setsockopt,
+    sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, RcvBufForce, UdpGroSegment},
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -28,8 +28,10 @@ pub fn listen_udp(address: SocketAddr, v6_only: bool) -> io::Result<UdpSocket> {
         setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
     }
     receives_trains(&socket, address.is_ipv4(), !v6_only)?;
-    // More than this the kernel may refuse (net.core.rmem_max): then its own limit holds.
-    drop(socket.set_recv_buffer_size(RECEIVE_BUFFER));
+    // Only a privileged process may pass the kernel's limit (net.core.rmem_max): else that holds.
+    if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        drop(socket.set_recv_buffer_size(RECEIVE_BUFFER));
+    }
     Ok(socket.into())
 }
 
@@ -407,8 +409,17 @@ fn send_one(socket: BorrowedFd<'_>, train: Train<'_>, towards: Towards) -> io::R
         (None, None) => {}
     }
     let address = to.map(SockaddrStorage::from);
-    let vectors = [io::IoSlice::new(train.bytes)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    if count == 0 {
+        // Most datagrams: without headers for the kernel to fetch one by one.
+        let socket = socket.as_raw_fd();
+        match &address {
+            Some(address) => sendto(socket, train.bytes, address, flags)?,
+            None => calls::send(socket, train.bytes, flags)?,
+        };
+        return Ok(());
+    }
+    let vectors = [io::IoSlice::new(train.bytes)];
     sendmsg(
         socket.as_raw_fd(),
         &vectors,
@@ -463,7 +474,8 @@ const _: () = assert!(size_of::<libc::sockaddr_storage>() == 128);
 /// The two low bits of a type of service or traffic class.
 const ECN_MASK: u8 = 0b11;
 
-/// Bytes asked of the kernel for datagrams that wait for a worker.
+/// Bytes asked of the kernel for datagrams that wait for a worker: several thousand small ones, so
+/// that a flood does not push out those of live flows while the worker is at something else.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
 #[cfg(test)]
