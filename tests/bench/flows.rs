@@ -16,7 +16,7 @@ use crate::measure::Tally;
 use crate::message::{HEADER, Kind, Pattern};
 
 /// An exchange that is not complete after this long is lost, and so is the run.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The address of the first flow: 127.1.0.0.
 const FIRST: u32 = 0x7F01_0000;
 

@@ -44,6 +44,7 @@ mod message;
 mod trains;
 
 #[derive(Debug, Parser)]
+#[command(args_override_self = true)]
 struct Options {
     #[command(subcommand)]
     role: Role,

@@ -18,7 +18,7 @@ use crate::message::{HEADER, Header, Kind, Pattern};
 /// single datagrams: what is lost then is the proxy's loss.
 const WINDOW: usize = 8;
 /// A train that is not confirmed after this long is lost, and so is the run.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Trains to one target.
 #[derive(Debug)]
