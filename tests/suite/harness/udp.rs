@@ -81,6 +81,10 @@ pub struct Echo {
 impl Echo {
     pub fn start(tag: u8, address: SocketAddr) -> Self {
         let socket = socket_at(address);
+        // What a burst brings waits here: a backend's own losses would look like the proxy's.
+        socket2::SockRef::from(&socket)
+            .set_recv_buffer_size(4 * 1024 * 1024)
+            .expect("the kernel takes what it allows");
         let address = socket.local_addr().expect("bound");
         socket
             .set_read_timeout(Some(Duration::from_millis(20)))

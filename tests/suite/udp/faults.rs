@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use super::data::on_every_axis;
 use crate::harness::backend::listen;
+use crate::harness::namespace::{has, run};
+use crate::harness::scale::skip;
+use crate::harness::tamper::tamper;
 use crate::harness::udp::{Echo, ask, client, is_silent_for, socket};
 use crate::harness::{Axis, Config, Family, Proxy, until};
 
@@ -118,4 +121,71 @@ fn udp_24_with_everybody_down_a_flow_stays() {
         assert_eq!(ask(&client, b"2"), b"a2", "no better place");
     }
     assert_eq!(proxy.finish().front("accepted"), 1);
+}
+
+#[test]
+fn udp_30_what_the_kernel_does_not_take_is_counted_and_the_flow_lives_on() {
+    if !has("strace") {
+        return skip("udp_30", "needs strace and the right to trace");
+    }
+    // A refusal by the network is answered with another attempt, up to three in all.
+    for (error, times) in [("ENOBUFS", "1"), ("EPERM", "1"), ("ENETUNREACH", "1..3")] {
+        let backend = Echo::start(b'a', Family::V4.any());
+        let config = Config::udp(Axis::PLAIN, &[backend.address]).flows("idle_timeout = \"2s\"");
+        let mut proxy = Proxy::start(&config);
+        proxy.expect("connect failed");
+        let client = client(proxy.front());
+        assert_eq!(ask(&client, b"before"), b"abefore");
+        let how = format!("error={error}:when={times}");
+        let tampered = tamper(proxy.id(), "worker-0", "sendto,sendmsg", &how);
+        client.send(b"lost").unwrap();
+        assert_eq!(ask(&client, b"kept"), b"akept", "{error}");
+        drop(tampered);
+        let totals = proxy.finish();
+        assert_eq!(totals.front("accepted"), 1, "{error}: the same flow");
+        assert_eq!(totals.front("dropped local:"), 1, "{error}");
+    }
+}
+
+#[test]
+fn udp_31_without_a_descriptor_a_flow_does_not_begin() {
+    if !has("prlimit") {
+        return skip("udp_31", "prlimit is not installed");
+    }
+    let backend = Echo::start(b'a', Family::V4.any());
+    let mut proxy = Proxy::start(&Config::udp(Axis::PLAIN, &[backend.address]));
+    proxy.expect("no socket for a flow");
+    let limit = |soft: u64| {
+        let id = proxy.id();
+        run(&format!("prlimit --pid {id} --nofile={soft}:"));
+    };
+    let client = client(proxy.front());
+    limit(3); // standard input, output and error have these
+    client.send(b"lost").unwrap();
+    proxy.log.wait_text("no socket for a flow");
+    limit(256);
+    assert_eq!(ask(&client, b"again"), b"aagain");
+    let totals = proxy.finish();
+    assert_eq!(totals.front("dropped local:"), 1);
+    assert_eq!(totals.front("refused"), 1);
+}
+
+#[test]
+fn udp_35_a_source_that_nobody_can_answer_is_dropped() {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let Ok(raw) = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)) else {
+        return skip("udp_35", "only root can send from port 0");
+    };
+    let backend = Echo::start(b'a', Family::V4.any());
+    let proxy = Proxy::start(&Config::udp(Axis::PLAIN, &[backend.address]));
+    let front = proxy.front();
+    // A UDP header of its own: from port 0, 12 bytes with it, no checksum.
+    let [high, low] = front.port().to_be_bytes();
+    let datagram = [0, 0, high, low, 0, 12, 0, 0, b'n', b'o', b'n', b'e'];
+    raw.send_to(&datagram, &front.into()).unwrap();
+    assert_eq!(ask(&client(front), b"somebody"), b"asomebody");
+    let totals = proxy.finish();
+    assert_eq!(totals.front("dropped source:"), 1);
+    assert_eq!(totals.front("accepted"), 1);
+    assert_eq!(backend.count.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
