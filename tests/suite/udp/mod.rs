@@ -2,5 +2,6 @@
 
 mod data;
 mod faults;
+mod flood;
 mod flows;
 mod reloading;
