@@ -1,6 +1,7 @@
 //! Datagrams: conformance F.
 
 mod data;
+mod dns;
 mod faults;
 mod flood;
 mod flows;
