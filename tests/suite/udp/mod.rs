@@ -5,4 +5,5 @@ mod dns;
 mod faults;
 mod flood;
 mod flows;
+mod quic;
 mod reloading;

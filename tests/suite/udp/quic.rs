@@ -1,0 +1,197 @@
+//! Real QUIC: quinn on both sides of the proxy.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use quinn::rustls::RootCertStore;
+use quinn::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+
+use super::data::on_every_axis;
+use crate::harness::scale::amount;
+use crate::harness::udp::socket;
+use crate::harness::{Config, Family, Payload, Proxy};
+
+/// A certificate that the clients trust.
+struct Identity {
+    certificate: CertificateDer<'static>,
+    key: PrivatePkcs8KeyDer<'static>,
+}
+
+impl Identity {
+    fn new() -> Self {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed([NAME.to_owned()]).expect("a certificate");
+        Self {
+            certificate: cert.der().clone(),
+            key: signing_key.serialize_der().into(),
+        }
+    }
+}
+
+/// A server that sends back what each stream brings.
+struct Server {
+    address: SocketAddr,
+    /// Connections accepted.
+    count: Arc<AtomicU64>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(family: Family, identity: &Identity) -> Self {
+        let socket = socket(family);
+        let address = socket.local_addr().expect("bound");
+        let key = PrivateKeyDer::from(identity.key.clone_key());
+        let config = ServerConfig::with_single_cert(vec![identity.certificate.clone()], key);
+        let config = config.expect("a key and its certificate");
+        let count = Arc::new(AtomicU64::new(0));
+        let (stop, stopped) = oneshot::channel();
+        let accepted = Arc::clone(&count);
+        let thread = std::thread::spawn(move || {
+            runtime().block_on(async {
+                let (settings, runtime) = (EndpointConfig::default(), Arc::new(TokioRuntime));
+                let endpoint = Endpoint::new(settings, Some(config), socket, runtime);
+                let serving = serve(endpoint.expect("a socket"), accepted);
+                tokio::select! { () = serving => {} _ = stopped => {} }
+            });
+        });
+        Self {
+            address,
+            count,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+            && !std::thread::panicking()
+        {
+            panic!("a server has failed");
+        }
+    }
+}
+
+async fn serve(endpoint: Endpoint, accepted: Arc<AtomicU64>) {
+    while let Some(incoming) = endpoint.accept().await {
+        accepted.fetch_add(1, SeqCst);
+        drop(tokio::spawn(async move {
+            // How a connection ends is the client's to judge.
+            let Ok(connection) = incoming.await else {
+                return;
+            };
+            while let Ok((mut send, mut receive)) = connection.accept_bi().await {
+                while let Ok(Some(chunk)) = receive.read_chunk(CHUNK, true).await {
+                    if send.write_chunk(chunk.bytes).await.is_err() {
+                        return;
+                    }
+                }
+                drop(send.finish());
+            }
+        }));
+    }
+}
+
+/// A client on a port of its own.
+fn client(family: Family, identity: &Identity) -> Endpoint {
+    let mut roots = RootCertStore::empty();
+    roots.add(identity.certificate.clone()).expect("a root");
+    let config = ClientConfig::with_root_certificates(Arc::new(roots)).expect("a root");
+    let settings = EndpointConfig::default();
+    let endpoint = Endpoint::new(settings, None, socket(family), Arc::new(TokioRuntime));
+    let mut endpoint = endpoint.expect("a socket");
+    endpoint.set_default_client_config(config);
+    endpoint
+}
+
+/// Sends `count` bytes, and checks that exactly these come back.
+async fn exchange(connection: &Connection, payload: Payload, count: u64) {
+    let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
+    let sending = async {
+        let mut sent = 0;
+        let mut buffer = vec![0; CHUNK];
+        while sent < count {
+            let now = buffer
+                .len()
+                .min(usize::try_from(count - sent).unwrap_or(CHUNK));
+            payload.fill(sent, &mut buffer[..now]);
+            send.write_all(&buffer[..now]).await.expect("sent");
+            sent += now as u64;
+        }
+        send.finish().expect("open");
+    };
+    let receiving = async {
+        let mut received = 0;
+        while let Some(chunk) = receive.read_chunk(CHUNK, true).await.expect("received") {
+            payload.check(received, &chunk.bytes);
+            received += chunk.bytes.len() as u64;
+        }
+        assert_eq!(received, count);
+    };
+    tokio::join!(sending, receiving);
+}
+
+fn runtime() -> Runtime {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime")
+}
+
+/// Runs the clients' part, which may take `time`.
+#[track_caller]
+fn within<T>(time: Duration, part: impl Future<Output = T>) -> T {
+    runtime().block_on(async { tokio::time::timeout(time, part).await.expect("in time") })
+}
+
+#[test]
+fn udp_32_quic_connections_are_spread_and_every_byte_comes_back() {
+    let count = amount(5_000_000, 250_000_000);
+    let identity = Identity::new();
+    on_every_axis(|axis| {
+        let servers = [(); 2].map(|()| Server::start(axis.family, &identity));
+        let addresses = servers.each_ref().map(|server| server.address);
+        let config = Config::udp(axis, &addresses)
+            .pool("balance = \"round_robin\"")
+            .flows("session = \"quic\"")
+            .flows("idle_timeout = \"2s\"");
+        let proxy = Proxy::start(&config);
+        within(TIME, async {
+            let one = async |seed: u64| {
+                let endpoint = client(axis.family, &identity);
+                let connection = endpoint.connect(proxy.front(), NAME).expect("an address");
+                let connection = connection.await.expect("connected");
+                exchange(&connection, Payload::new(seed), count / 2).await;
+                connection.close(0_u8.into(), b"");
+                endpoint.wait_idle().await;
+            };
+            tokio::join!(one(1), one(2));
+        });
+        for server in &servers {
+            assert_eq!(server.count.load(SeqCst), 1);
+        }
+        let totals = proxy.finish();
+        for backend in ["a", "b"] {
+            assert!(totals.backend(backend, "bytes to backend") > count / 2);
+            assert!(totals.backend(backend, "bytes to client") > count / 2);
+        }
+    });
+}
+
+const NAME: &str = "service.test";
+
+/// Bytes taken at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// For the whole of an exchange.
+const TIME: Duration = Duration::from_secs(1_200);
