@@ -27,6 +27,7 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
         check_balance(pool, problems);
         check_health(&pool.health, problems);
         check_backends(pool, problems);
+        check_server_ids(pool, problems);
     }
     check_loops(&model, false, problems);
     check_loops(&model, true, problems);
@@ -264,6 +265,22 @@ fn check_backends(pool: &model::Pool, problems: &Problems) {
     }
 }
 
+/// Ids are as long as the pool says, and tell its backends apart.
+fn check_server_ids(pool: &model::Pool, problems: &Problems) {
+    let ids = || (pool.backends.iter()).filter_map(|backend| backend.server_id.as_ref());
+    check_unique(ids(), problems, |id| {
+        let pool = quoted(&pool.name.value);
+        format!("another backend of pool {pool} has the server id {id}")
+    });
+    let length = usize::from(pool.udp.quic_server_id_length);
+    for id in ids().filter(|id| id.value.bytes().len() != length) {
+        let (own, pool) = (id.value.bytes().len(), &pool.name.value);
+        let what = format!("`server_id` has {own} bytes, `quic_server_id_length` is {length}");
+        let cure = format!("set quic_server_id_length = {own} in [pool.{pool}.udp]");
+        problems.value(id.at, Wrong::new(what, cure));
+    }
+}
+
 /// A backend that is a listener of ours.
 struct Hop<'a> {
     address: &'a Written<Address>,
@@ -458,6 +475,7 @@ fn plan_backend(backend: model::Backend, pool_limit: u32) -> Option<Backend> {
         weight: backend.weight,
         max_connections: backend.max_connections.unwrap_or(pool_limit),
         backup: backend.backup,
+        server_id: backend.server_id.map(|id| id.value),
     })
 }
 

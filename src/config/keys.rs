@@ -8,6 +8,7 @@ use toml::de::{DeArray, DeValue};
 
 use super::error::Wrong;
 use super::units::{self, MAX_DURATION, MIN_DURATION};
+use crate::wire::quic::SERVER_ID_MAX;
 
 /// More workers than any machine has cores to give them; each costs a thread and an epoll.
 pub(super) const MAX_WORKERS: u64 = 1024;
@@ -305,6 +306,9 @@ pub(super) const UDP: Section = Section {
         row("max_flows", LIMIT, whole(65_536),
             "Flows of a listener at once; more are not begun; 0 = the global limit"),
         row("new_flows_per_second", LIMIT, whole(0), "Flows a listener begins; 0 = any number"),
+        row("quic_server_id_length", Takes::Whole(0, SERVER_ID_MAX as u64), whole(0),
+            "Bytes of a server's id in QUIC-LB plaintext connection IDs, by which a new flow finds the \
+            `server_id` that it belongs to; 0 = connection IDs are not looked at"),
     ],
 };
 
@@ -322,6 +326,8 @@ pub(super) const BACKEND: Section = Section {
             "Sessions open at once; 0 = no limit"),
         row("backup", Takes::Flag, Default::Is(Value::Flag(false)),
             "Used only while no other backend is available"),
+        row("server_id", Takes::Form("pairs of hexadecimal digits"), text(""),
+            "What its QUIC connection IDs name it by; as long as `quic_server_id_length` says"),
     ],
 };
 

@@ -14,6 +14,7 @@ use super::units::{self, MIN_DURATION};
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::Policy;
 use crate::lb::traffic::flow::{Answers, Rules};
+use crate::wire::quic::{SERVER_ID_MAX, ServerId};
 
 /// The longest name of a listener, pool or backend, in bytes: it is repeated in every log line
 /// and metric.
@@ -79,6 +80,8 @@ pub(super) struct Backend {
     /// `None` = the pool's.
     pub(super) max_connections: Option<u32>,
     pub(super) backup: bool,
+    /// `None` = it has none, or a wrong one.
+    pub(super) server_id: Option<Written<ServerId>>,
 }
 
 impl Model {
@@ -200,6 +203,7 @@ fn udp(reader: &Reader<'_>) -> Udp {
         },
         max_flows: reader.whole("max_flows"),
         new_flows_per_second: reader.whole("new_flows_per_second"),
+        quic_server_id_length: reader.whole("quic_server_id_length"),
     }
 }
 
@@ -211,7 +215,25 @@ fn backend(reader: &Reader<'_>) -> Backend {
         weight: reader.whole("weight"),
         max_connections: reader.whole_if_given("max_connections"),
         backup: reader.flag("backup"),
+        server_id: reader.parsed("server_id", server_id).and_then(given),
     }
+}
+
+/// A server's id; empty = none.
+fn server_id(text: &str) -> Result<Option<ServerId>, Wrong> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    ServerId::from_hex(text).map(Some).ok_or_else(|| {
+        let cure = format!("write 1 to {SERVER_ID_MAX} pairs of hexadecimal digits");
+        Wrong::new(format!("{} is no server id", quoted(text)), cure)
+    })
+}
+
+/// What is written, unless that stands for nothing.
+fn given<T>(written: Written<Option<T>>) -> Option<Written<T>> {
+    let Written { value, at, given } = written;
+    value.map(|value| Written { value, at, given })
 }
 
 /// A name that a log line, a metric's label and a command line can hold as it is.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::lb::balance::pick;
 use crate::lb::traffic::flow::Rules;
+use crate::wire::quic::ServerId;
 
 /// A whole configuration, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,6 +141,8 @@ pub struct Udp {
     pub max_flows: u32,
     /// Flows one listener begins in a second; 0 = any number.
     pub new_flows_per_second: u32,
+    /// Bytes of a server's id in QUIC connection IDs; 0 = these are not looked at.
+    pub quic_server_id_length: u8,
 }
 
 /// What happens to the sessions of a backend that goes down.
@@ -205,6 +208,8 @@ pub struct Backend {
     pub max_connections: u32,
     /// Used only while no primary is available.
     pub backup: bool,
+    /// What its QUIC connection IDs name it by, unique within the pool; `None` = they do not.
+    pub server_id: Option<ServerId>,
 }
 
 /// Where a backend is.

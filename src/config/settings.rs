@@ -141,12 +141,14 @@ pub(super) fn backend(old: &Backend, new: &Backend) -> Vec<Setting> {
         weight,
         max_connections,
         backup,
+        server_id,
     } = old;
     let mut found = Differing::default();
     found.plain("address", address, &new.address);
     found.plain("weight", weight, &new.weight);
     found.plain("max_connections", max_connections, &new.max_connections);
     found.plain("backup", backup, &new.backup);
+    found.compare("server_id", server_id, &new.server_id, text_or_empty);
     found.0
 }
 
@@ -192,6 +194,7 @@ fn udp_settings(old: &Udp, new: &Udp, found: &mut Differing) {
         },
         max_flows,
         new_flows_per_second,
+        quic_server_id_length,
     } = old;
     found.time("udp.idle_timeout", idle, &new.rules.idle);
     found.compare(
@@ -208,6 +211,8 @@ fn udp_settings(old: &Udp, new: &Udp, found: &mut Differing) {
     found.plain("udp.max_flows", max_flows, &new.max_flows);
     let rate = &new.new_flows_per_second;
     found.plain("udp.new_flows_per_second", new_flows_per_second, rate);
+    let length = &new.quic_server_id_length;
+    found.plain("udp.quic_server_id_length", quic_server_id_length, length);
 }
 
 /// The order of the backends that stay; `first` chooses by it.
@@ -241,8 +246,9 @@ fn number_or_auto<T: ToString>(number: &Option<T>) -> String {
         .map_or_else(|| "auto".to_owned(), T::to_string)
 }
 
-fn text_or_empty(text: &Option<String>) -> String {
-    text.clone().unwrap_or_else(|| "\"\"".to_owned())
+fn text_or_empty<T: ToString>(text: &Option<T>) -> String {
+    text.as_ref()
+        .map_or_else(|| "\"\"".to_owned(), T::to_string)
 }
 
 fn splice_word(splice: Splice) -> &'static str {

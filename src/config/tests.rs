@@ -86,6 +86,7 @@ fn defaults_are_those_of_the_contract() {
                 },
                 max_flows: 65_536,
                 new_flows_per_second: 0,
+                quic_server_id_length: 0,
             },
             backends: vec![Backend {
                 name: "10.0.0.1:2".to_owned(),
@@ -93,6 +94,7 @@ fn defaults_are_those_of_the_contract() {
                 weight: 100,
                 max_connections: 0,
                 backup: false,
+                server_id: None,
             }],
         })],
     };

@@ -12,6 +12,7 @@ use crate::data::mailbox::{Active, Dropped, Listener, ListenerCounters, Pool, Ro
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Member};
 use crate::sys::socket::Target;
+use crate::wire::quic::ServerId;
 
 /// What outlives plans, by name.
 #[derive(Debug, Default)]
@@ -39,6 +40,7 @@ impl Registry {
                         balancer: Balancer::new(plan.balance.clone(), members),
                         targets: targets.clone(),
                         services: targets.iter().filter_map(Target::address).collect(),
+                        server_ids: server_ids(plan),
                     })
                 }
             })
@@ -179,4 +181,12 @@ fn log_backend((pool, name): &(String, String), state: &BackendState) {
         state.bytes_to_client.load(Relaxed),
         state.open()
     );
+}
+
+/// The member that each server id stands for.
+fn server_ids(plan: &plan::Pool) -> HashMap<ServerId, u16> {
+    let places = (0..).zip(&plan.backends);
+    places
+        .filter_map(|(place, backend)| Some((backend.server_id?, place)))
+        .collect()
 }

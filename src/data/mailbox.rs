@@ -1,7 +1,7 @@
 //! Where the control plane and the workers meet: [`Command`] down, [`Report`] up, and what both
 //! read: [`Active`], replaced whole, and [`Shared`], a few atomics.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +15,7 @@ use crate::config::plan;
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::Balancer;
 use crate::sys::socket::{Listening, Target};
+use crate::wire::quic::ServerId;
 
 /// The configuration in force, immutable, one pointer, replaced whole.
 #[derive(Debug, Default)]
@@ -148,6 +149,8 @@ pub struct Pool {
     pub targets: Vec<Target>,
     /// The addresses among them.
     pub services: HashSet<SocketAddr>,
+    /// The member that each server id stands for.
+    pub server_ids: HashMap<ServerId, u16>,
 }
 
 impl Pool {

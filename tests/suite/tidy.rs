@@ -73,21 +73,23 @@ fn none(what: &str, found: &[String]) {
 /// A path allows everything below it.
 const FLOORS: &[(&str, &[&str], &[&str])] = &[
     ("lb", &[], &["slotmap", "twox_hash"]),
+    ("wire", &[], &[]),
     (
         "config",
-        &["lb"],
+        &["lb", "wire"],
         &["humantime", "strsim", "toml", "toml_parser"],
     ),
     ("sys", &[], &["libc", "nix", "rustix", "socket2"]),
     (
         "data",
-        &["lb", "config::plan", "sys"],
+        &["lb", "wire", "config::plan", "sys"],
         &["crossbeam", "libc", "log", "mio", "slotmap"],
     ),
     (
         "control",
         &[
             "lb",
+            "wire",
             "config",
             "sys",
             "data::mailbox",

@@ -145,7 +145,7 @@ impl Flows {
                 self.keep_or_move(place, key, registry, kit);
                 key
             }
-            Verdict::New => self.begin(place, route, train.count(), registry, kit)?,
+            Verdict::New => self.begin(place, route, train, registry, kit)?,
         };
         for _ in 0..ATTEMPTS {
             let flow = self.table.get_mut(key).ok_or(Dropped::Local)?;
@@ -159,12 +159,12 @@ impl Flows {
         Err(Dropped::Local)
     }
 
-    /// Begins a flow on a backend that is chosen now.
+    /// Begins a flow with its first train, on a backend that is chosen now.
     fn begin(
         &mut self,
         place: u32,
         route: &flow::Route,
-        count: u32,
+        train: Train<'_>,
         registry: &Registry,
         kit: &mut Kit,
     ) -> Result<FlowKey, Dropped> {
@@ -177,9 +177,9 @@ impl Flows {
         let slot = self.gates.get_mut(place as usize);
         let gate = slot.and_then(Option::as_mut).ok_or(Dropped::Local)?;
         let admission = gate.admit(&self.shared, self.worker, kit)?;
-        let leg = gate.dial(route, admission, &mut self.wires, kit)?;
+        let leg = gate.dial(route, train, admission, &mut self.wires, kit)?;
         let rules = gate.rules();
-        let key = self.table.insert(kit.now, *route, rules, count, leg);
+        let key = (self.table).insert(kit.now, *route, rules, train.count(), leg);
         self.watch(key, registry)?;
         Ok(key)
     }

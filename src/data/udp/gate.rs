@@ -15,11 +15,12 @@ use crate::data::kit::Kit;
 use crate::data::listen::Admission;
 use crate::data::mailbox::{Dropped, Pool, Route, Shared, SocketId};
 use crate::lb::admission::rate::Rate;
-use crate::lb::balance::pick::Client;
+use crate::lb::balance::pick::{Client, Picked};
 use crate::lb::time::Tick;
 use crate::lb::traffic::flow::{self, Rules};
 use crate::sys::batch::{self, Batch, Received, Sent, Towards, Train};
 use crate::sys::socket::canonical;
+use crate::wire::quic;
 
 /// A listening socket and where its flows go.
 #[derive(Debug)]
@@ -149,10 +150,11 @@ impl Gate {
         Ok(admission)
     }
 
-    /// A backend for a new flow.
+    /// A backend for a new flow: the one that its first datagram names, or else one that is chosen.
     pub(super) fn dial(
         &self,
         route: &flow::Route,
+        first: Train<'_>,
         admission: Admission,
         wires: &mut SharedWires,
         kit: &mut Kit,
@@ -161,8 +163,10 @@ impl Gate {
         let client = self.client(route);
         let mut tried = Vec::new();
         let mut reason = Dropped::NoBackend;
+        let mut named = self.named(first);
         while tried.len() <= usize::from(pool.plan.retries) {
-            let Ok(picked) = pool.balancer.pick(&client, &tried, &mut kit.rng) else {
+            let pick = |kit: &mut Kit| pool.balancer.pick(&client, &tried, &mut kit.rng).ok();
+            let Some(picked) = named.take().or_else(|| pick(kit)) else {
                 break;
             };
             match wires.wire(pool, picked.index) {
@@ -178,6 +182,19 @@ impl Gate {
         }
         admission.on_refused();
         Err(reason)
+    }
+
+    /// The member that a connection ID of QUIC names, if that is up: a client whose address has
+    /// changed goes on with the server that it had.
+    fn named(&self, first: Train<'_>) -> Option<Picked> {
+        let pool = &self.route.pool;
+        let length = usize::from(pool.plan.udp.quic_server_id_length);
+        if length == 0 {
+            return None;
+        }
+        let datagram = first.singles().next()?.bytes;
+        let server = quic::server_of(datagram, length)?;
+        pool.balancer.take(*pool.server_ids.get(&server)?)
     }
 
     /// Moves a flow to another backend that is up; false if it stays where it is, because there is

@@ -142,6 +142,17 @@ impl Balancer {
         &self.members
     }
 
+    /// Reserves a slot on one member, whatever its weight: who asks for it has been there before.
+    /// `None` if it is down or full.
+    pub fn take(&self, index: u16) -> Option<Picked> {
+        let member = self.members.get(usize::from(index))?;
+        if !member.state.is_up() {
+            return None;
+        }
+        let lease = member.state.reserve(member.max_connections)?;
+        Some(Picked { index, lease })
+    }
+
     /// Chooses a backend for `client`, skipping the members whose indices are in `tried`, and
     /// reserves a slot on it.
     ///

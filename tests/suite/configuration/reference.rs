@@ -414,7 +414,11 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
 ];
 
 /// Keys that were not planned.
-const BEYOND: &[(&str, &str)] = &[("[global]", "splice")];
+const BEYOND: &[(&str, &str)] = &[
+    ("[global]", "splice"),
+    ("[pool.p.udp]", "quic_server_id_length"),
+    ("[[pool.p.backend]]", "server_id"),
+];
 
 /// Planned values of keys that are supported with others.
 const PLANNED_VALUES: &[(&str, &str, &[&str])] = &[

@@ -1,14 +1,14 @@
 //! Datagram sockets: clients, and backends that say who they are.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Family;
-use super::wait::DEADLINE;
+use super::wait::{DEADLINE, until};
 
 /// A socket on a free port; receiving fails after [`DEADLINE`].
 pub fn socket(family: Family) -> UdpSocket {
@@ -20,6 +20,18 @@ pub fn socket_at(address: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
     socket.set_read_timeout(Some(DEADLINE)).expect("not zero");
     socket
+}
+
+/// An address that nobody has just now, for datagrams and for streams.
+pub fn free_for_both(family: Family) -> SocketAddr {
+    let mut found = None;
+    until("a free port", || {
+        let datagrams = UdpSocket::bind(family.any()).expect("a free port");
+        let address = datagrams.local_addr().expect("bound");
+        found = TcpListener::bind(address).is_ok().then_some(address);
+        found.is_some()
+    });
+    found.expect("until it is found")
 }
 
 /// A client of `front`.

@@ -1,6 +1,6 @@
 //! Real DNS: dnsperf asks three dnsmasq through the proxy.
 
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,6 +11,7 @@ use nix::unistd::{Pid, geteuid};
 
 use crate::harness::process::processor_time;
 use crate::harness::scale::{amount, skip};
+use crate::harness::udp::free_for_both;
 use crate::harness::{Axis, Config, Family, Proxy, until};
 
 /// A DNS server with a small zone of its own; ended with it.
@@ -22,7 +23,7 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        Self::start_at(free_address())
+        Self::start_at(free_for_both(Family::V4))
     }
 
     fn start_at(address: SocketAddr) -> Self {
@@ -220,18 +221,6 @@ fn dns(case: &str, session: &str) {
 
 fn is_installed(command: &str, argument: &str) -> bool {
     Command::new(command).arg(argument).output().is_ok()
-}
-
-/// An address that nobody has just now, for datagrams and for streams.
-fn free_address() -> SocketAddr {
-    let mut found = None;
-    until("a free port", || {
-        let datagrams = UdpSocket::bind(Family::V4.any()).expect("a free port");
-        let address = datagrams.local_addr().expect("bound");
-        found = TcpListener::bind(address).is_ok().then_some(address);
-        found.is_some()
-    });
-    found.expect("until it is found")
 }
 
 const NOBODY: u32 = 65_534;

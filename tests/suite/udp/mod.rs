@@ -5,5 +5,6 @@ mod dns;
 mod faults;
 mod flood;
 mod flows;
+mod migration;
 mod quic;
 mod reloading;

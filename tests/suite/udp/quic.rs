@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use quinn::rustls::RootCertStore;
 use quinn::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
+use quinn::{
+    ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
+    ServerConfig, TokioRuntime,
+};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -17,7 +20,7 @@ use tokio::sync::oneshot;
 use super::data::on_every_axis;
 use crate::harness::scale::amount;
 use crate::harness::udp::socket;
-use crate::harness::{Config, Family, Payload, Proxy};
+use crate::harness::{Axis, Config, Family, Payload, Proxy};
 
 /// A certificate that the clients trust.
 struct Identity {
@@ -47,6 +50,17 @@ struct Server {
 
 impl Server {
     fn start(family: Family, identity: &Identity) -> Self {
+        Self::start_with(family, identity, EndpointConfig::default())
+    }
+
+    /// One whose connection IDs say that it is server `id`.
+    fn start_named(id: u8, family: Family, identity: &Identity) -> Self {
+        let mut settings = EndpointConfig::default();
+        settings.cid_generator(move || Box::new(Naming { id, nonce: 0 }));
+        Self::start_with(family, identity, settings)
+    }
+
+    fn start_with(family: Family, identity: &Identity, settings: EndpointConfig) -> Self {
         let socket = socket(family);
         let address = socket.local_addr().expect("bound");
         let key = PrivateKeyDer::from(identity.key.clone_key());
@@ -57,7 +71,7 @@ impl Server {
         let accepted = Arc::clone(&count);
         let thread = std::thread::spawn(move || {
             runtime().block_on(async {
-                let (settings, runtime) = (EndpointConfig::default(), Arc::new(TokioRuntime));
+                let runtime = Arc::new(TokioRuntime);
                 let endpoint = Endpoint::new(settings, Some(config), socket, runtime);
                 let serving = serve(endpoint.expect("a socket"), accepted);
                 tokio::select! { () = serving => {} _ = stopped => {} }
@@ -81,6 +95,29 @@ impl Drop for Server {
         {
             panic!("a server has failed");
         }
+    }
+}
+
+/// Makes connection IDs as QUIC-LB has them, in plain text: a length, a server's id of three bytes,
+/// and a nonce.
+struct Naming {
+    id: u8,
+    nonce: u32,
+}
+
+impl ConnectionIdGenerator for Naming {
+    fn generate_cid(&mut self) -> ConnectionId {
+        self.nonce += 1;
+        let nonce = self.nonce.to_be_bytes();
+        ConnectionId::new(&[&[7, 0, 0, self.id], nonce.as_slice()].concat())
+    }
+
+    fn cid_len(&self) -> usize {
+        8
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
     }
 }
 
@@ -116,8 +153,13 @@ fn client(family: Family, identity: &Identity) -> Endpoint {
     endpoint
 }
 
-/// Sends `count` bytes, and checks that exactly these come back.
-async fn exchange(connection: &Connection, payload: Payload, count: u64) {
+/// Sends `count` bytes, and checks that exactly these come back. Tells `progress` how many have.
+async fn exchange(
+    connection: &Connection,
+    payload: Payload,
+    count: u64,
+    mut progress: impl FnMut(u64),
+) {
     let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
     let sending = async {
         let mut sent = 0;
@@ -137,6 +179,7 @@ async fn exchange(connection: &Connection, payload: Payload, count: u64) {
         while let Some(chunk) = receive.read_chunk(CHUNK, true).await.expect("received") {
             payload.check(received, &chunk.bytes);
             received += chunk.bytes.len() as u64;
+            progress(received);
         }
         assert_eq!(received, count);
     };
@@ -171,7 +214,7 @@ fn udp_32_quic_connections_are_spread_and_every_byte_comes_back() {
                 let endpoint = client(axis.family, &identity);
                 let connection = endpoint.connect(proxy.front(), NAME).expect("an address");
                 let connection = connection.await.expect("connected");
-                exchange(&connection, Payload::new(seed), count / 2).await;
+                exchange(&connection, Payload::new(seed), count / 2, |_| {}).await;
                 connection.close(0_u8.into(), b"");
                 endpoint.wait_idle().await;
             };
@@ -187,6 +230,54 @@ fn udp_32_quic_connections_are_spread_and_every_byte_comes_back() {
         }
     });
 }
+
+#[test]
+fn udp_32_a_connection_survives_new_addresses_of_its_client() {
+    let count = amount(5_000_000, 100_000_000);
+    let identity = Identity::new();
+    let family = Family::V4;
+    let servers = [1, 2, 3].map(|id| Server::start_named(id, family, &identity));
+    let mut config = Config::udp(Axis::PLAIN, &[])
+        // Each new flow would go to another server.
+        .pool("balance = \"round_robin\"")
+        .flows("session = \"quic\"")
+        .flows("idle_timeout = \"2s\"")
+        .flows("quic_server_id_length = 3");
+    for (place, server) in servers.iter().enumerate() {
+        let id = format!("server_id = \"{:06x}\"", place + 1);
+        config = config.backend(&server.address.to_string()).with(&id);
+    }
+    let proxy = Proxy::start(&config);
+    let mut moves = 0;
+    within(TIME, async {
+        let endpoint = client(family, &identity);
+        let connection = endpoint.connect(proxy.front(), NAME).expect("an address");
+        let connection = connection.await.expect("connected");
+        // While bytes are under way, both ways.
+        let progress = |received| {
+            if moves < MOVES && received > count / (MOVES + 1) * (moves + 1) {
+                endpoint.rebind(socket(family)).expect("a socket");
+                moves += 1;
+            }
+        };
+        exchange(&connection, Payload::new(1), count, progress).await;
+        connection.close(0_u8.into(), b"");
+        endpoint.wait_idle().await;
+    });
+    assert_eq!(moves, MOVES);
+    let counts = servers.each_ref().map(|server| server.count.load(SeqCst));
+    assert_eq!(counts, [1, 0, 0]);
+    let totals = proxy.finish();
+    assert_eq!(
+        totals.front("accepted"),
+        1 + MOVES,
+        "a flow for each address"
+    );
+    assert_eq!(totals.backend("b", "bytes to backend"), 0);
+}
+
+/// Times that a client changes its address.
+const MOVES: u64 = 5;
 
 const NAME: &str = "service.test";
 

@@ -1,0 +1,5 @@
+//! Floor 0: byte formats, parsed and made. Bounded, and nothing is allocated by numbers that come
+//! from outside.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod quic;
