@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::error::{Problems, Wrong};
 use super::keys::{nearest, quoted};
-use super::model::{self, Model};
-use super::plan::{Address, Backend, Bind, Health, Listener, Plan, Pool, Probe};
+use super::model::{self, HealthKind, Model};
+use super::plan::{Address, Backend, Bind, Health, Listener, Plan, Pool, Probe, ProbeKind};
 use super::reader::Written;
 use super::units::show;
 use crate::lb::balance::pick::{Policy, Settings};
@@ -26,6 +26,7 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
     for pool in &model.pools {
         check_balance(pool, problems);
         check_health(&pool.health, problems);
+        check_payloads(&pool.health, problems);
         check_backends(pool, problems);
         check_server_ids(pool, problems);
     }
@@ -224,6 +225,25 @@ fn check_health(health: &model::Health, problems: &Problems) {
     }
 }
 
+/// Bytes are sent and expected only by a probe that sends datagrams.
+fn check_payloads(health: &model::Health, problems: &Problems) {
+    if health.kind == Some(HealthKind::Udp) {
+        return;
+    }
+    for (key, bytes) in [
+        ("send", &health.send),
+        ("expect_bytes", &health.expect_bytes),
+    ] {
+        if !bytes.value.is_empty() {
+            let what = format!("`{key}` is used only by probes of type udp");
+            problems.value(
+                bytes.at,
+                Wrong::new(what, "remove it, or set type to \"udp\""),
+            );
+        }
+    }
+}
+
 fn check_backends(pool: &model::Pool, problems: &Problems) {
     let name = &pool.name;
     let pool_name = quoted(&name.value);
@@ -338,18 +358,19 @@ fn check_datagrams(model: &Model, problems: &Problems) {
         .filter_map(|listener| listener.pool.as_ref().map(|pool| pool.value.as_str()))
         .collect();
     for pool in &model.pools {
-        if !udp_pools.contains(pool.name.value.as_str()) {
+        let sender = if udp_pools.contains(pool.name.value.as_str()) {
+            "a listener with protocol udp"
+        } else if pool.health.kind == Some(HealthKind::Udp) {
+            "a probe of type udp"
+        } else {
             continue;
-        }
+        };
         let addresses = pool
             .backends
             .iter()
             .filter_map(|backend| backend.address.as_ref());
         for address in addresses.filter(|address| matches!(address.value, Address::Unix(_))) {
-            let what = format!(
-                "{} takes no datagrams from a listener with protocol udp",
-                address.value
-            );
+            let what = format!("{} takes no datagrams from {sender}", address.value);
             problems.value(
                 address.at,
                 Wrong::new(what, "write IP:PORT, [IPV6]:PORT or HOST:PORT"),
@@ -443,20 +464,27 @@ fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
         half_close_timeout: pool.half_close_timeout,
         on_down: pool.on_down,
         refuse: pool.refuse,
-        health: plan_health(&pool.health, is_udp_only),
+        health: plan_health(pool.health, is_udp_only),
         udp: pool.udp,
         backends: backends.collect::<Option<_>>()?,
     })
 }
 
 /// A server of datagrams alone need not listen for a TCP probe.
-fn plan_health(health: &model::Health, is_udp_only: bool) -> Health {
-    if !health.probes.unwrap_or(!is_udp_only) {
-        return Health::None;
-    }
+fn plan_health(health: model::Health, is_udp_only: bool) -> Health {
+    let kind = match health.kind {
+        None if is_udp_only => return Health::None,
+        Some(HealthKind::None) => return Health::None,
+        None | Some(HealthKind::Tcp) => ProbeKind::Tcp,
+        Some(HealthKind::Udp) => ProbeKind::Udp {
+            send: health.send.value.into(),
+            expect: health.expect_bytes.value.into(),
+        },
+    };
     let interval = health.interval.value;
     let capped = |duration: &Written<Duration>| duration.value.min(interval);
-    Health::Tcp(Probe {
+    Health::Probed(Probe {
+        kind,
         interval,
         fast_interval: capped(&health.fast_interval),
         down_interval: health.down_interval,

@@ -163,6 +163,8 @@ const TIME: Takes = Takes::Duration(MIN_DURATION);
 const TIME_OR_ZERO: Takes = Takes::Duration(Duration::ZERO);
 const LIMIT: Takes = Takes::Whole(0, MAX_CONNECTIONS);
 const STREAK: Takes = Takes::Whole(1, MAX_STREAK);
+/// Bytes of a datagram.
+const PAYLOAD: Takes = Takes::Form("a text, or hex: and pairs of hexadecimal digits");
 const TRUE: Default = Default::Is(Value::Flag(true));
 const EMPTY: &[Value<'static>] = &[Value::Text("")];
 const EMPTY_LIST: &[Value<'static>] = &[Value::Texts(&[])];
@@ -271,9 +273,14 @@ pub(super) const POOL: Section = Section {
 pub(super) const HEALTH: Section = Section {
     header: "[pool.NAME.health]",
     rows: &[
-        row("type", word(&["tcp", "none"], &["send_expect", "http", "grpc", "tls", "udp", "exec"]),
+        row("type", word(&["tcp", "udp", "none"], &["send_expect", "http", "grpc", "tls", "exec"]),
             Default::Told("tcp; none for a pool that serves UDP only"),
-            "A TCP connect that must succeed, or none: every backend counts as up"),
+            "A TCP connect that must succeed; a datagram that the network must not refuse (ICMP \
+            unreachable); or none: every backend counts as up"),
+        row("send", PAYLOAD, text(""), "For type udp: the datagram; empty = one without a byte"),
+        row("expect_bytes", PAYLOAD, text(""),
+            "For type udp: what the answer must begin with; empty = any answer passes, and so does \
+            silence for the whole timeout"),
         row("interval", TIME, text("2s"), "Between probes of one backend"),
         row("fast_interval", TIME, text("500ms"),
             "The same while its state is changing; by default never above interval"),

@@ -20,6 +20,9 @@ use crate::wire::quic::{SERVER_ID_MAX, ServerId};
 /// and metric.
 pub(super) const MAX_NAME: usize = 128;
 
+/// The longest payload of a datagram over IPv4, in bytes.
+pub(super) const MAX_DATAGRAM: usize = 65_507;
+
 /// A file as it was written.
 #[derive(Debug)]
 pub(super) struct Model {
@@ -59,7 +62,9 @@ pub(super) struct Pool {
 #[derive(Debug)]
 pub(super) struct Health {
     /// `None` = what suits the listeners.
-    pub(super) probes: Option<bool>,
+    pub(super) kind: Option<HealthKind>,
+    pub(super) send: Written<Vec<u8>>,
+    pub(super) expect_bytes: Written<Vec<u8>>,
     pub(super) interval: Written<Duration>,
     pub(super) fast_interval: Written<Duration>,
     pub(super) down_interval: Duration,
@@ -68,6 +73,13 @@ pub(super) struct Health {
     pub(super) fall: u32,
     pub(super) port: u16,
     pub(super) initial_up: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HealthKind {
+    None,
+    Tcp,
+    Udp,
 }
 
 #[derive(Debug)]
@@ -168,8 +180,15 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
 }
 
 fn health(reader: &Reader<'_>) -> Health {
+    let bytes = |key| reader.parsed(key, payload).expect("the row has a default");
     Health {
-        probes: reader.word_if_given("type").map(|word| word != "none"),
+        kind: reader.word_if_given("type").map(|word| match word {
+            "none" => HealthKind::None,
+            "udp" => HealthKind::Udp,
+            _ => HealthKind::Tcp,
+        }),
+        send: bytes("send"),
+        expect_bytes: bytes("expect_bytes"),
         interval: reader.duration("interval"),
         fast_interval: reader.duration("fast_interval"),
         down_interval: reader.duration("down_interval").value,
@@ -179,6 +198,22 @@ fn health(reader: &Reader<'_>) -> Health {
         port: reader.whole("port"),
         initial_up: reader.word("initial").value != "down",
     }
+}
+
+/// The bytes of a datagram, as text or in hexadecimal.
+fn payload(text: &str) -> Result<Vec<u8>, Wrong> {
+    let bytes = match text.strip_prefix("hex:") {
+        None => text.as_bytes().to_vec(),
+        Some(digits) => units::hexadecimal(digits).ok_or_else(|| {
+            let what = format!("{} is not hexadecimal", quoted(text));
+            Wrong::new(what, "write pairs of hexadecimal digits after hex:")
+        })?,
+    };
+    if bytes.len() > MAX_DATAGRAM {
+        let what = format!("{} bytes do not fit a datagram", bytes.len());
+        return Err(Wrong::new(what, format!("write at most {MAX_DATAGRAM}")));
+    }
+    Ok(bytes)
 }
 
 /// The kind of session says what is not written.

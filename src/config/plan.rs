@@ -166,17 +166,33 @@ pub enum Refuse {
 }
 
 /// Active probes of a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     /// None: every backend counts as up.
     None,
-    /// A TCP connect that must succeed.
-    Tcp(Probe),
+    /// Each backend is probed.
+    Probed(Probe),
 }
 
-/// How often and how strictly to probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a probe does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// A TCP connect that must succeed.
+    Tcp,
+    /// A datagram that must not be refused, and be answered if an answer is expected.
+    Udp {
+        /// What is sent; it may be empty.
+        send: Arc<[u8]>,
+        /// What the answer must begin with; empty = any answer, or none.
+        expect: Arc<[u8]>,
+    },
+}
+
+/// How, how often and how strictly to probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
+    /// What it does.
+    pub kind: ProbeKind,
     /// Between probes of one backend in a settled state.
     pub interval: Duration,
     /// While its state is changing.

@@ -1,11 +1,14 @@
 //! Compares the settings of one thing in two plans. Each function takes its struct apart by name,
 //! so that a field added to the plan does not compile until it is compared here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::diff::Setting;
-use super::plan::{Backend, Global, Health, Listener, OnDown, Pool, Probe, Refuse, Splice, Udp};
-use super::units::show;
+use super::plan::{
+    Backend, Global, Health, Listener, OnDown, Pool, Probe, ProbeKind, Refuse, Splice, Udp,
+};
+use super::units::{show, show_bytes};
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::{self, Policy};
 use crate::lb::traffic::flow::{Answers, Rules};
@@ -153,13 +156,12 @@ pub(super) fn backend(old: &Backend, new: &Backend) -> Vec<Setting> {
 }
 
 fn health_settings(old: &Health, new: &Health, found: &mut Differing) {
-    let (Health::Tcp(old), Health::Tcp(new)) = (old, new) else {
-        return found.compare("health.type", old, new, |health| match health {
-            Health::None => "none".to_owned(),
-            Health::Tcp(_) => "tcp".to_owned(),
-        });
+    found.plain("health.type", &health_word(old), &health_word(new));
+    let (Health::Probed(old), Health::Probed(new)) = (old, new) else {
+        return;
     };
     let Probe {
+        kind,
         interval,
         fast_interval,
         down_interval,
@@ -169,6 +171,18 @@ fn health_settings(old: &Health, new: &Health, found: &mut Differing) {
         port,
         initial_up,
     } = old;
+    if let (
+        ProbeKind::Udp { send, expect },
+        ProbeKind::Udp {
+            send: new_send,
+            expect: new_expect,
+        },
+    ) = (kind, &new.kind)
+    {
+        let bytes = |bytes: &Arc<[u8]>| show_bytes(bytes);
+        found.compare("health.send", send, new_send, bytes);
+        found.compare("health.expect_bytes", expect, new_expect, bytes);
+    }
     found.time("health.interval", interval, &new.interval);
     found.time("health.fast_interval", fast_interval, &new.fast_interval);
     found.time("health.down_interval", down_interval, &new.down_interval);
@@ -183,6 +197,16 @@ fn health_settings(old: &Health, new: &Health, found: &mut Differing) {
             "down".to_owned()
         }
     });
+}
+
+fn health_word(health: &Health) -> &'static str {
+    match health {
+        Health::None => "none",
+        Health::Probed(probe) => match probe.kind {
+            ProbeKind::Tcp => "tcp",
+            ProbeKind::Udp { .. } => "udp",
+        },
+    }
 }
 
 fn udp_settings(old: &Udp, new: &Udp, found: &mut Differing) {

@@ -68,7 +68,8 @@ fn defaults_are_those_of_the_contract() {
             half_close_timeout: seconds(300),
             on_down: OnDown::Keep,
             refuse: Refuse::Reset,
-            health: Health::Tcp(Probe {
+            health: Health::Probed(Probe {
+                kind: ProbeKind::Tcp,
                 interval: seconds(2),
                 fast_interval: Duration::from_millis(500),
                 down_interval: seconds(5),
@@ -134,7 +135,7 @@ fn settings_that_are_written_arrive() {
         "its own, which lifts the pool's"
     );
     assert_eq!(one.backends[1].name, "[fe80::1%eth0]:80");
-    let Health::Tcp(probe) = one.health else {
+    let Health::Probed(probe) = &one.health else {
         panic!("probes")
     };
     assert_eq!(
@@ -142,8 +143,8 @@ fn settings_that_are_written_arrive() {
         (1, 1000, 65535, false)
     );
     assert_eq!(
-        (two.balance.policy, two.health),
-        (Policy::PowerOfTwo, Health::None)
+        (two.balance.policy, &two.health),
+        (Policy::PowerOfTwo, &Health::None)
     );
     assert_eq!(
         two.backends[0].address,
@@ -163,7 +164,8 @@ fn a_backend_inherits_the_limit_of_its_pool() {
 #[test]
 fn a_short_interval_shortens_the_defaults_that_may_not_exceed_it() {
     let text = format!("{MINIMAL}[pool.p.health]\ninterval = \"100ms\"\n");
-    let Health::Tcp(probe) = load(&text, "f").unwrap().pools[0].health else {
+    let plan = load(&text, "f").unwrap();
+    let Health::Probed(probe) = &plan.pools[0].health else {
         panic!("probes")
     };
     assert_eq!(probe.timeout, Duration::from_millis(100));

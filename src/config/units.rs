@@ -1,4 +1,4 @@
-//! Durations as people write them.
+//! Durations and bytes as people write them.
 
 use std::time::Duration;
 
@@ -26,6 +26,30 @@ pub(super) fn duration(text: &str, least: Duration) -> Option<Duration> {
 /// The same text back, in its shortest form: "1h 30m".
 pub(super) fn show(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
+}
+
+/// Reads "0a1B": pairs of hexadecimal digits.
+pub(super) fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let digits = text.chars().map(|digit| digit.to_digit(16));
+    let digits = digits.collect::<Option<Vec<u32>>>()?;
+    let (pairs, []) = digits.as_chunks::<2>() else {
+        return None;
+    };
+    let byte = |[high, low]: &[u32; 2]| u8::try_from(high * 16 + low).ok();
+    pairs.iter().map(byte).collect()
+}
+
+/// Bytes as a file would write them; those of a long payload are cut.
+pub(super) fn show_bytes(bytes: &[u8]) -> String {
+    const SHOWN: usize = 32;
+    let is_text = bytes.iter().all(|byte| (b' '..=b'~').contains(byte));
+    let shown = &bytes[..bytes.len().min(SHOWN)];
+    let more = if shown.len() < bytes.len() { "…" } else { "" };
+    if is_text && !bytes.starts_with(b"hex:") {
+        return format!("{:?}{more}", String::from_utf8_lossy(shown));
+    }
+    let digits: String = shown.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("\"hex:{digits}\"{more}")
 }
 
 #[cfg(test)]
@@ -62,5 +86,18 @@ mod tests {
         }
         assert_eq!(duration("0s", Duration::ZERO), Some(Duration::ZERO));
         assert_eq!(show(ms(5_400_000)), "1h 30m");
+    }
+
+    #[test]
+    fn bytes_are_text_or_hexadecimal() {
+        assert_eq!(hexadecimal("00fF10"), Some(vec![0, 255, 16]));
+        assert_eq!(hexadecimal(""), Some(Vec::new()));
+        for wrong in ["0", "0g", "0 ", "+1", "é0", "0x10"] {
+            assert_eq!(hexadecimal(wrong), None, "{wrong:?}");
+        }
+        assert_eq!(show_bytes(b"PING"), "\"PING\"");
+        assert_eq!(show_bytes(b"hex:1"), "\"hex:6865783a31\"");
+        assert_eq!(show_bytes(&[0, 255]), "\"hex:00ff\"");
+        assert_eq!(show_bytes(&[b'a'; 33]), format!("\"{}\"…", "a".repeat(32)));
     }
 }

@@ -140,9 +140,9 @@ impl Registry {
 
     fn member(&mut self, pool: &plan::Pool, backend: &plan::Backend) -> Member {
         let identity = (pool.name.clone(), backend.name.clone());
-        let is_up = match pool.health {
+        let is_up = match &pool.health {
             Health::None => true,
-            Health::Tcp(probe) => probe.initial_up,
+            Health::Probed(probe) => probe.initial_up,
         };
         let state = self
             .backends

@@ -4,16 +4,18 @@
 //! backend and is not counted.
 
 mod tcp;
+mod udp;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, LocalSet};
 
-use crate::config::plan::{Health, OnDown, Probe};
+use crate::config::plan::{Health, OnDown, Probe, ProbeKind};
 use crate::data::mailbox::{Command, Mailbox, Pool};
 use crate::lb::backend::BackendState;
 use crate::lb::health::counter::{Counter, Transition};
@@ -72,16 +74,16 @@ impl Probers {
         let count = pools.iter().map(|pool| pool.targets.len()).sum();
         let mut index = 0;
         for pool in pools {
-            let Health::Tcp(probe) = pool.plan.health else {
+            let Health::Probed(probe) = &pool.plan.health else {
                 continue;
             };
             for (member, target) in pool.balancer.members().iter().zip(&pool.targets) {
                 let state = &member.state;
                 let identity = (state.pool().to_owned(), state.name().to_owned());
-                let target = tcp::probed(target, probe.port);
+                let target = probed(target, probe.port);
                 let subject = Subject {
                     target,
-                    probe,
+                    probe: probe.clone(),
                     on_down: pool.plan.on_down,
                 };
                 let running = match self.running.remove(&identity) {
@@ -181,7 +183,11 @@ impl Prober {
             }
             let slots = Arc::clone(&self.slots);
             let slot = slots.acquire().await;
-            let outcome = tcp::probe(&self.subject.target, timeout).await;
+            let target = &self.subject.target;
+            let outcome = match &self.subject.probe.kind {
+                ProbeKind::Tcp => tcp::probe(target, timeout).await,
+                ProbeKind::Udp { send, expect } => udp::probe(target, send, expect, timeout).await,
+            };
             drop(slot);
             self.state.clear_suspicion();
             self.take_in(outcome);
@@ -238,4 +244,32 @@ impl Prober {
             cut.abort();
         }
     }
+}
+
+/// What to probe for a backend at `target`: itself, or another port of it.
+fn probed(target: &Target, port: u16) -> Target {
+    match target {
+        Target::Tcp(address) if port != 0 => {
+            let mut address: SocketAddr = *address;
+            address.set_port(port);
+            Target::Tcp(address)
+        }
+        Target::Tcp(_) | Target::Unix(_) => target.clone(),
+    }
+}
+
+/// Whether the failure lies with this host: it has run out of something, or forbids the connect.
+fn is_local(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                | libc::EADDRNOTAVAIL
+                | libc::EPERM
+                | libc::EACCES
+        )
+    )
 }

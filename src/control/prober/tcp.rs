@@ -1,7 +1,6 @@
 //! The plainest probe: a connect that must succeed.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
@@ -10,18 +9,6 @@ use tokio::time::timeout;
 
 use super::Outcome;
 use crate::sys::socket::{self, Target};
-
-/// What to probe for a backend at `target`: itself, or another port of it.
-pub(super) fn probed(target: &Target, port: u16) -> Target {
-    match target {
-        Target::Tcp(address) if port != 0 => {
-            let mut address: SocketAddr = *address;
-            address.set_port(port);
-            Target::Tcp(address)
-        }
-        Target::Tcp(_) | Target::Unix(_) => target.clone(),
-    }
-}
 
 /// Connects and closes.
 pub(super) async fn probe(target: &Target, within: Duration) -> Outcome {

@@ -375,6 +375,8 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
         "[pool.p.health]",
         &[
             ("type", "\"tcp\""),
+            ("send", "\"PING\""),
+            ("expect_bytes", "\"hex:00ff\""),
             ("interval", "\"10s\""),
             ("fast_interval", "\"1s\""),
             ("down_interval", "\"1m\""),
@@ -448,7 +450,6 @@ const PLANNED_VALUES: &[(&str, &str, &[&str])] = &[
             "\"http\"",
             "\"grpc\"",
             "\"tls\"",
-            "\"udp\"",
             "\"exec\"",
         ],
     ),
@@ -464,7 +465,7 @@ fn with_key(header: &str, key: &str, value: &str) -> (String, usize) {
         ("[[pool.p.backend]]", "address = \"10.0.0.1:1\"\n"),
         ("[global]", ""),
         ("[pool.p]", ""),
-        ("[pool.p.health]", ""),
+        ("[pool.p.health]", "type = \"udp\"\n"),
     ];
     let mut text = String::new();
     let mut at = 0;

@@ -12,7 +12,7 @@ use crate::harness::udp::{Echo, ask, client, is_silent_for, socket};
 use crate::harness::{Axis, Config, Family, Proxy, until};
 
 /// An address where nobody listens.
-fn nowhere(family: Family) -> std::net::SocketAddr {
+pub(super) fn nowhere(family: Family) -> std::net::SocketAddr {
     socket(family).local_addr().unwrap()
 }
 

@@ -7,4 +7,5 @@ mod flood;
 mod flows;
 mod migration;
 mod quic;
+mod probes;
 mod reloading;

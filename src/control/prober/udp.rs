@@ -1,0 +1,49 @@
+//! A datagram to a backend. That nobody listens there is told by the network (ICMP unreachable);
+//! that it serves is told by its answer alone, so without an expected one silence passes.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::time::timeout;
+
+use super::{Outcome, is_local};
+use crate::sys::socket::Target;
+
+/// Sends a datagram from a port of its own, so that no late answer to another probe is taken for the
+/// answer to this one, and waits for an answer that begins with `expect`.
+pub(super) async fn probe(
+    target: &Target,
+    send: &[u8],
+    expect: &[u8],
+    within: Duration,
+) -> Outcome {
+    let Target::Tcp(address) = target else {
+        // The plan was checked: Unix sockets are not probed by datagrams.
+        return Outcome::Failed(io::ErrorKind::Unsupported.into());
+    };
+    match timeout(within, ask(*address, send, expect.len())).await {
+        Ok(Ok(answer)) if answer == expect => Outcome::Passed,
+        Ok(Ok(_)) => Outcome::Failed(io::Error::other("another answer than the expected one")),
+        Ok(Err(error)) if is_local(&error) => Outcome::Inconclusive(error),
+        Ok(Err(error)) => Outcome::Failed(error),
+        Err(_) if expect.is_empty() => Outcome::Passed,
+        Err(_) => Outcome::Failed(io::Error::other(format!("no answer within {within:?}"))),
+    }
+}
+
+/// The first `length` bytes of the answer.
+async fn ask(address: SocketAddr, send: &[u8], length: usize) -> io::Result<Vec<u8>> {
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(address).await?;
+    socket.send(send).await?;
+    let mut answer = vec![0; length];
+    let count = socket.recv(&mut answer).await?;
+    answer.truncate(count);
+    Ok(answer)
+}
