@@ -2,6 +2,8 @@
 //! that depend on other settings are filled in. Every lookup is by hash, so that thousands of
 //! listeners and backends take no longer than it takes to read them.
 
+mod datagrams;
+
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -26,13 +28,14 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
     for pool in &model.pools {
         check_balance(pool, problems);
         check_health(&pool.health, problems);
-        check_payloads(&pool.health, problems);
+        datagrams::check_payloads(&pool.health, problems);
         check_backends(pool, problems);
         check_server_ids(pool, problems);
     }
     check_loops(&model, false, problems);
     check_loops(&model, true, problems);
-    check_datagrams(&model, problems);
+    datagrams::check_addresses(&model, problems);
+    datagrams::check_send_proxy(&model, problems);
     if problems.any() {
         return None;
     }
@@ -225,25 +228,6 @@ fn check_health(health: &model::Health, problems: &Problems) {
     }
 }
 
-/// Bytes are sent and expected only by a probe that sends datagrams.
-fn check_payloads(health: &model::Health, problems: &Problems) {
-    if health.kind == Some(HealthKind::Udp) {
-        return;
-    }
-    for (key, bytes) in [
-        ("send", &health.send),
-        ("expect_bytes", &health.expect_bytes),
-    ] {
-        if !bytes.value.is_empty() {
-            let what = format!("`{key}` is used only by probes of type udp");
-            problems.value(
-                bytes.at,
-                Wrong::new(what, "remove it, or set type to \"udp\""),
-            );
-        }
-    }
-}
-
 fn check_backends(pool: &model::Pool, problems: &Problems) {
     let name = &pool.name;
     let pool_name = quoted(&name.value);
@@ -348,37 +332,6 @@ fn check_loops(model: &Model, is_udp: bool, problems: &Problems) {
     }
 }
 
-/// Datagrams go to addresses, not to Unix sockets.
-fn check_datagrams(model: &Model, problems: &Problems) {
-    let is_udp = |listener: &&model::Listener| {
-        let binds = listener.bind.iter().flatten();
-        binds.take(1).any(|bind| matches!(bind.value, Bind::Udp(_)))
-    };
-    let udp_pools: HashSet<&str> = (model.listeners.iter().filter(is_udp))
-        .filter_map(|listener| listener.pool.as_ref().map(|pool| pool.value.as_str()))
-        .collect();
-    for pool in &model.pools {
-        let sender = if udp_pools.contains(pool.name.value.as_str()) {
-            "a listener with protocol udp"
-        } else if pool.health.kind == Some(HealthKind::Udp) {
-            "a probe of type udp"
-        } else {
-            continue;
-        };
-        let addresses = pool
-            .backends
-            .iter()
-            .filter_map(|backend| backend.address.as_ref());
-        for address in addresses.filter(|address| matches!(address.value, Address::Unix(_))) {
-            let what = format!("{} takes no datagrams from {sender}", address.value);
-            problems.value(
-                address.at,
-                Wrong::new(what, "write IP:PORT, [IPV6]:PORT or HOST:PORT"),
-            );
-        }
-    }
-}
-
 fn hops<'a>(
     pool: &'a model::Pool,
     ours: &HashMap<Address, (&'a Written<String>, &'a str)>,
@@ -464,6 +417,7 @@ fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
         half_close_timeout: pool.half_close_timeout,
         on_down: pool.on_down,
         refuse: pool.refuse,
+        send_proxy: pool.send_proxy.value,
         health: plan_health(pool.health, is_udp_only),
         udp: pool.udp,
         backends: backends.collect::<Option<_>>()?,

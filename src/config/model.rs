@@ -8,7 +8,7 @@ use toml::de::DeTable;
 use super::address;
 use super::error::{Problems, Wrong};
 use super::keys::{self, Takes, quoted};
-use super::plan::{Address, Bind, Global, OnDown, Refuse, Splice, Udp};
+use super::plan::{Address, Bind, Global, OnDown, Refuse, SendProxy, Splice, Udp};
 use super::reader::{Reader, Written, match_word, not_yet};
 use super::units::{self, MIN_DURATION};
 use crate::lb::balance::key::KeyPart;
@@ -54,6 +54,7 @@ pub(super) struct Pool {
     pub(super) max_connections: u32,
     pub(super) on_down: OnDown,
     pub(super) refuse: Refuse,
+    pub(super) send_proxy: Written<SendProxy>,
     pub(super) health: Health,
     pub(super) udp: Udp,
     pub(super) backends: Vec<Backend>,
@@ -153,6 +154,7 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
     if let Err(wrong) = name(&pool_name.value) {
         problems.value(pool_name.at, wrong);
     }
+    let send_proxy = reader.word("send_proxy");
     let backends = reader.tables("backend", &keys::BACKEND);
     Pool {
         name: pool_name,
@@ -173,6 +175,14 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
         refuse: reader
             .parsed("refuse", refuse)
             .map_or(Refuse::Reset, |found| found.value),
+        send_proxy: Written {
+            value: match send_proxy.value {
+                "v2" => SendProxy::V2,
+                _ => SendProxy::Off,
+            },
+            at: send_proxy.at,
+            given: send_proxy.given,
+        },
         health: health(&reader.table("health", &keys::HEALTH)),
         udp: udp(&reader.table("udp", &keys::UDP)),
         backends: backends.iter().map(backend).collect(),

@@ -124,6 +124,8 @@ pub struct Pool {
     pub on_down: OnDown,
     /// What a refused client gets.
     pub refuse: Refuse,
+    /// Whether backends are told who their client is.
+    pub send_proxy: SendProxy,
     /// Active probes.
     pub health: Health,
     /// The flows of its UDP listeners.
@@ -163,6 +165,15 @@ pub enum Refuse {
     Reset,
     /// A FIN.
     Close,
+}
+
+/// Whether backends are told who their client is, by a header of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendProxy {
+    /// They are not.
+    Off,
+    /// By version 2, before each datagram. A pool that streams go to has it off.
+    V2,
 }
 
 /// Active probes of a pool.

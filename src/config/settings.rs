@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::diff::Setting;
 use super::plan::{
-    Backend, Global, Health, Listener, OnDown, Pool, Probe, ProbeKind, Refuse, Splice, Udp,
+    Backend, Global, Health, Listener, OnDown, Pool, Probe, ProbeKind, Refuse, SendProxy, Splice,
+    Udp,
 };
 use super::units::{show, show_bytes};
 use crate::lb::balance::key::KeyPart;
@@ -93,6 +94,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         half_close_timeout,
         on_down,
         refuse,
+        send_proxy,
         health,
         udp,
         backends,
@@ -131,6 +133,11 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         Refuse::Reset => "reset".to_owned(),
         Refuse::Close => "close".to_owned(),
     });
+    let send_proxy_word = |send_proxy: &SendProxy| match send_proxy {
+        SendProxy::Off => "off".to_owned(),
+        SendProxy::V2 => "v2".to_owned(),
+    };
+    found.compare("send_proxy", send_proxy, &new.send_proxy, send_proxy_word);
     health_settings(health, &new.health, &mut found);
     udp_settings(udp, &new.udp, &mut found);
     order(backends, &new.backends, &mut found);

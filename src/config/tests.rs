@@ -68,6 +68,7 @@ fn defaults_are_those_of_the_contract() {
             half_close_timeout: seconds(300),
             on_down: OnDown::Keep,
             refuse: Refuse::Reset,
+            send_proxy: SendProxy::Off,
             health: Health::Probed(Probe {
                 kind: ProbeKind::Tcp,
                 interval: seconds(2),

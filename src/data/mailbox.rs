@@ -95,7 +95,7 @@ pub enum Dropped {
     Local,
     /// Its sender cannot be answered: it has port 0, or is ourselves or a backend.
     Source,
-    /// It is larger than a datagram can be.
+    /// It is larger than a datagram can be, be it with the header that it gets.
     Cut,
     /// An answer after the last that was asked for.
     Late,

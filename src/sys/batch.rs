@@ -358,11 +358,11 @@ pub fn send(
     towards: Towards,
 ) -> io::Result<Sent> {
     if train.is_single() {
-        return send_one(socket, train, towards).map(|()| Sent::Whole);
+        return send_one(socket, &[], train, towards).map(|()| Sent::Whole);
     }
     let mut sent = Sent::Whole;
     if trains {
-        match send_one(socket, train, towards) {
+        match send_one(socket, &[], train, towards) {
             Ok(()) => return Ok(Sent::Whole),
             Err(error) => match error.raw_os_error() {
                 // No checksum offload on the way out, or no such option in this kernel.
@@ -374,12 +374,29 @@ pub fn send(
         }
     }
     for single in train.singles() {
-        send_one(socket, single, towards)?;
+        send_one(socket, &[], single, towards)?;
     }
     Ok(sent)
 }
 
-fn send_one(socket: BorrowedFd<'_>, train: Train<'_>, towards: Towards) -> io::Result<()> {
+/// Sends a datagram with `header` before its own bytes. It must be one: the kernel cuts a train into
+/// equal segments, and has no header to give to each.
+pub fn send_headed(
+    socket: BorrowedFd<'_>,
+    header: &[u8],
+    single: Train<'_>,
+    towards: Towards,
+) -> io::Result<()> {
+    debug_assert!(single.is_single());
+    send_one(socket, header, single, towards)
+}
+
+fn send_one(
+    socket: BorrowedFd<'_>,
+    header: &[u8],
+    train: Train<'_>,
+    towards: Towards,
+) -> io::Result<()> {
     let segment = u16::try_from(train.segment).unwrap_or(0);
     let (from, to, is_v4) = match towards {
         Towards::Connected { is_v4 } => (None, None, is_v4),
@@ -410,7 +427,7 @@ fn send_one(socket: BorrowedFd<'_>, train: Train<'_>, towards: Towards) -> io::R
     }
     let address = to.map(SockaddrStorage::from);
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    if count == 0 {
+    if count == 0 && header.is_empty() {
         // Most datagrams: without headers for the kernel to fetch one by one.
         let socket = socket.as_raw_fd();
         match &address {
@@ -419,10 +436,11 @@ fn send_one(socket: BorrowedFd<'_>, train: Train<'_>, towards: Towards) -> io::R
         };
         return Ok(());
     }
-    let vectors = [io::IoSlice::new(train.bytes)];
+    let vectors = [io::IoSlice::new(header), io::IoSlice::new(train.bytes)];
+    let used = usize::from(header.is_empty());
     sendmsg(
         socket.as_raw_fd(),
-        &vectors,
+        &vectors[used..],
         &controls[..count],
         flags,
         address.as_ref(),
@@ -461,6 +479,9 @@ fn source_v6(from: Option<IpAddr>, to: Option<SocketAddr>) -> Option<libc::in6_p
 
 /// Datagrams or trains received in one system call at most.
 pub const SLOTS: usize = 16;
+
+/// The longest payload of a datagram that goes over IPv4.
+pub const MAX_DATAGRAM: usize = 65_507;
 
 /// The largest datagram or train.
 const SLOT_BYTES: usize = 64 * 1024;

@@ -2,4 +2,5 @@
 //! from outside.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod proxy_header;
 pub mod quic;

@@ -257,19 +257,3 @@ fn probed(target: &Target, port: u16) -> Target {
         Target::Tcp(_) | Target::Unix(_) => target.clone(),
     }
 }
-
-/// Whether the failure lies with this host: it has run out of something, or forbids the connect.
-fn is_local(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EMFILE
-                | libc::ENFILE
-                | libc::ENOBUFS
-                | libc::ENOMEM
-                | libc::EADDRNOTAVAIL
-                | libc::EPERM
-                | libc::EACCES
-        )
-    )
-}

@@ -1,6 +1,7 @@
 //! The plainest probe: a connect that must succeed.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use super::{Outcome, is_local};
+use super::Outcome;
 use crate::sys::socket::Target;
 
 /// Sends a datagram from a port of its own, so that no late answer to another probe is taken for the
@@ -26,7 +26,7 @@ pub(super) async fn probe(
     match timeout(within, ask(*address, send, expect.len())).await {
         Ok(Ok(answer)) if answer == expect => Outcome::Passed,
         Ok(Ok(_)) => Outcome::Failed(io::Error::other("another answer than the expected one")),
-        Ok(Err(error)) if is_local(&error) => Outcome::Inconclusive(error),
+        Ok(Err(error)) if target.is_local(&error) => Outcome::Inconclusive(error),
         Ok(Err(error)) => Outcome::Failed(error),
         Err(_) if expect.is_empty() => Outcome::Passed,
         Err(_) => Outcome::Failed(io::Error::other(format!("no answer within {within:?}"))),

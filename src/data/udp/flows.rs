@@ -15,7 +15,8 @@ use crate::data::token::{Subject, flow_deadline_id, flow_of};
 use crate::lb::time::Tick;
 use crate::lb::traffic::deadline::Wheel;
 use crate::lb::traffic::flow::{self, After, FlowKey, Table, Verdict};
-use crate::sys::batch::{Batch, Received, Train};
+use crate::sys::batch::{Batch, MAX_DATAGRAM, Received, Train};
+use crate::wire::proxy_header::Header;
 
 /// The listening sockets and the flows that began on them.
 pub(super) struct Flows {
@@ -118,14 +119,13 @@ impl Flows {
             return gate.count_drop(Dropped::Source, train.count());
         }
         let route = gate.flow(place, received);
-        let each_counts = gate.rules().requests != 0;
+        let takes_apart = gate.takes_trains_apart();
         let mut one = |train: Train<'_>| {
             if let Err(reason) = self.forward_one(place, &route, train, registry, kit) {
                 self.count_drop(place, reason, train.count());
             }
         };
-        if each_counts {
-            // Any of them may be the last request of its flow.
+        if takes_apart {
             train.singles().for_each(one);
         } else {
             one(train);
@@ -140,6 +140,11 @@ impl Flows {
         registry: &Registry,
         kit: &mut Kit,
     ) -> Result<(), Dropped> {
+        let header = self.gate(place).and_then(|gate| gate.header(route));
+        let header = header.as_ref().map_or(&[][..], Header::as_bytes);
+        if !header.is_empty() && header.len() + train.bytes.len() > MAX_DATAGRAM {
+            return Err(Dropped::Cut);
+        }
         let key = match self.table.on_client(kit.now, route, train.count()) {
             Verdict::Known(key) => {
                 self.keep_or_move(place, key, registry, kit);
@@ -149,7 +154,7 @@ impl Flows {
         };
         for _ in 0..ATTEMPTS {
             let flow = self.table.get_mut(key).ok_or(Dropped::Local)?;
-            match flow.shell.send(train, kit) {
+            match flow.shell.send(header, train, kit) {
                 Outcome::Sent => return Ok(()),
                 Outcome::Lost => return Err(Dropped::Local),
                 // The network has refused what was sent before: this goes elsewhere if it can.

@@ -11,6 +11,7 @@ use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 
 use super::leg::{Leg, SharedWires};
+use crate::config::plan::SendProxy;
 use crate::data::kit::Kit;
 use crate::data::listen::Admission;
 use crate::data::mailbox::{Dropped, Pool, Route, Shared, SocketId};
@@ -20,6 +21,7 @@ use crate::lb::time::Tick;
 use crate::lb::traffic::flow::{self, Rules};
 use crate::sys::batch::{self, Batch, Received, Sent, Towards, Train};
 use crate::sys::socket::canonical;
+use crate::wire::proxy_header::Header;
 use crate::wire::quic;
 
 /// A listening socket and where its flows go.
@@ -85,11 +87,28 @@ impl Gate {
     /// The flow that a client's datagram belongs to.
     pub(super) fn flow(&self, place: u32, received: &Received<'_>) -> flow::Route {
         let local = if self.local.ip().is_unspecified() {
-            received.to.unwrap_or(self.local.ip())
+            received.to.unwrap_or_else(|| self.local.ip())
         } else {
             self.local.ip()
         };
         flow::Route::new(place, received.from, local)
+    }
+
+    /// What goes before each datagram of a client.
+    pub(super) fn header(&self, route: &flow::Route) -> Option<Header> {
+        match self.pool().plan.send_proxy {
+            SendProxy::Off => None,
+            SendProxy::V2 => {
+                let client = self.client(route);
+                Some(Header::of_datagram(client.source, client.destination))
+            }
+        }
+    }
+
+    /// Whether each datagram of a train is looked at and sent alone: any of them may be the last
+    /// request of its flow, or each gets a header.
+    pub(super) fn takes_trains_apart(&self) -> bool {
+        self.rules().requests != 0 || self.pool().plan.send_proxy != SendProxy::Off
     }
 
     /// Whether an answer sent to `address` would come to this socket. `asked` is the address of ours

@@ -165,12 +165,19 @@ impl Leg {
         Arc::ptr_eq(self.lease.backend(), backend)
     }
 
-    pub(super) fn send(&mut self, train: Train<'_>, kit: &mut Kit) -> Outcome {
+    /// Sends a train, or a single datagram behind a header.
+    pub(super) fn send(&mut self, header: &[u8], train: Train<'_>, kit: &mut Kit) -> Outcome {
         let towards = Towards::Connected {
             is_v4: self.wire.is_v4,
         };
         let trains = &self.wire.trains;
-        match batch::send(self.wire.socket.as_fd(), train, trains.get(), towards) {
+        let socket = self.wire.socket.as_fd();
+        let sent = if header.is_empty() {
+            batch::send(socket, train, trains.get(), towards)
+        } else {
+            batch::send_headed(socket, header, train, towards).map(|()| Sent::Whole)
+        };
+        match sent {
             Ok(sent) => {
                 trains.set(trains.get() && sent == Sent::Whole);
                 self.bytes_to_backend += train.bytes.len() as u64;

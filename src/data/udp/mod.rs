@@ -2,8 +2,9 @@
 //! `lb::traffic::flow` says which flow a datagram belongs to and when a flow is over; this moves the
 //! datagrams. Holds no policy.
 //!
-//! What must stay true: a datagram goes out as it came in or not at all, and then it is counted; a
-//! train keeps its segment size; datagrams of a flow keep their order.
+//! What must stay true: a datagram goes out as it came in (behind a header, where the pool asks for
+//! one) or not at all, and then it is counted; a train keeps its segment size, or goes as single
+//! datagrams; datagrams of a flow keep their order.
 
 mod flows;
 mod gate;

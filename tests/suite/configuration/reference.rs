@@ -79,7 +79,12 @@ impl File {
     fn with_one(row: &Row, value: &str) -> Self {
         Self::with(|other| {
             let is_it = other.header == row.header && other.key == row.key;
-            is_it.then(|| value.to_owned())
+            if is_it {
+                return Some(value.to_owned());
+            }
+            // Streams get no PROXY header yet.
+            let suits = row.key == "send_proxy" && other.key == "protocol";
+            suits.then(|| "\"udp\"".to_owned())
         })
     }
 
@@ -442,6 +447,7 @@ const PLANNED_VALUES: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("[pool.p]", "refuse", &["\"bytes:no\""]),
+    ("[pool.p]", "send_proxy", &["\"v1\""]),
     (
         "[pool.p.health]",
         "type",
@@ -460,7 +466,11 @@ fn with_key(header: &str, key: &str, value: &str) -> (String, usize) {
     let tables = [
         (
             "[[listener]]",
-            "name = \"a\"\nbind = \"127.0.0.1:1\"\npool = \"p\"\n",
+            if key == "send_proxy" {
+                "name = \"a\"\nbind = \"127.0.0.1:1\"\npool = \"p\"\nprotocol = \"udp\"\n"
+            } else {
+                "name = \"a\"\nbind = \"127.0.0.1:1\"\npool = \"p\"\n"
+            },
         ),
         ("[[pool.p.backend]]", "address = \"10.0.0.1:1\"\n"),
         ("[global]", ""),

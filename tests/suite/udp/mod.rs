@@ -6,6 +6,7 @@ mod faults;
 mod flood;
 mod flows;
 mod migration;
-mod quic;
 mod probes;
+mod proxy_header;
+mod quic;
 mod reloading;

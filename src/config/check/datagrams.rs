@@ -1,0 +1,78 @@
+//! What holds for datagrams alone: where they go, what probes send, what goes before them.
+
+use std::collections::HashSet;
+
+use crate::config::error::{Problems, Wrong};
+use crate::config::model::{self, HealthKind, Model};
+use crate::config::plan::{Address, Bind, SendProxy};
+
+/// Datagrams go to addresses, not to Unix sockets.
+pub(super) fn check_addresses(model: &Model, problems: &Problems) {
+    let is_udp = |listener: &&model::Listener| {
+        let binds = listener.bind.iter().flatten();
+        binds.take(1).any(|bind| matches!(bind.value, Bind::Udp(_)))
+    };
+    let udp_pools: HashSet<&str> = (model.listeners.iter().filter(is_udp))
+        .filter_map(|listener| listener.pool.as_ref().map(|pool| pool.value.as_str()))
+        .collect();
+    for pool in &model.pools {
+        let sender = if udp_pools.contains(pool.name.value.as_str()) {
+            "a listener with protocol udp"
+        } else if pool.health.kind == Some(HealthKind::Udp) {
+            "a probe of type udp"
+        } else {
+            continue;
+        };
+        let addresses = pool
+            .backends
+            .iter()
+            .filter_map(|backend| backend.address.as_ref());
+        for address in addresses.filter(|address| matches!(address.value, Address::Unix(_))) {
+            let what = format!("{} takes no datagrams from {sender}", address.value);
+            problems.value(
+                address.at,
+                Wrong::new(what, "write IP:PORT, [IPV6]:PORT or HOST:PORT"),
+            );
+        }
+    }
+}
+
+/// Streams begin without a PROXY header for now.
+pub(super) fn check_send_proxy(model: &Model, problems: &Problems) {
+    let takes_streams = |listener: &&model::Listener| {
+        let binds = listener.bind.iter().flatten();
+        binds
+            .take(1)
+            .any(|bind| !matches!(bind.value, Bind::Udp(_)))
+    };
+    let stream_pools: HashSet<&str> = (model.listeners.iter().filter(takes_streams))
+        .filter_map(|listener| listener.pool.as_ref().map(|pool| pool.value.as_str()))
+        .collect();
+    let asks = |pool: &&model::Pool| pool.send_proxy.value != SendProxy::Off;
+    for pool in model.pools.iter().filter(asks) {
+        if stream_pools.contains(pool.name.value.as_str()) {
+            let what = "`send_proxy` is not supported yet for listeners with protocol tcp";
+            let cure = "set it to \"off\", or give the listener another pool";
+            problems.value(pool.send_proxy.at, Wrong::new(what, cure));
+        }
+    }
+}
+
+/// Bytes are sent and expected only by a probe that sends datagrams.
+pub(super) fn check_payloads(health: &model::Health, problems: &Problems) {
+    if health.kind == Some(HealthKind::Udp) {
+        return;
+    }
+    for (key, bytes) in [
+        ("send", &health.send),
+        ("expect_bytes", &health.expect_bytes),
+    ] {
+        if !bytes.value.is_empty() {
+            let what = format!("`{key}` is used only by probes of type udp");
+            problems.value(
+                bytes.at,
+                Wrong::new(what, "remove it, or set type to \"udp\""),
+            );
+        }
+    }
+}
