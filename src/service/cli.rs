@@ -95,7 +95,8 @@ pub struct Run {
 #[group(id = "flags", multiple = true)]
 #[command(next_help_heading = "Quick start without a file")]
 pub struct Flags {
-    /// Address to listen on, such as tcp://0.0.0.0:8000 or unix:/run/app.sock; repeatable
+    /// Address to listen on, such as tcp://0.0.0.0:8000, udp://0.0.0.0:53 or
+    /// unix:/run/app.sock; repeatable
     #[arg(long, value_name = "URL")]
     listen: Vec<String>,
     /// Backend, such as 10.0.0.1:8000 or 10.0.0.1:8000,weight=2,max_connections=8,name=gpu-1;
@@ -109,7 +110,7 @@ pub struct Flags {
     /// What hash and rendezvous hash over, such as source_ip,source_port
     #[arg(long, value_name = "PARTS")]
     hash_key: Option<String>,
-    /// How backends are probed: tcp or none
+    /// How backends are probed: tcp, udp or none
     #[arg(long, value_name = "TYPE")]
     health: Option<String>,
     /// Time between probes of one backend, such as 2s
@@ -222,7 +223,7 @@ impl Flags {
         if let Some(health) = &self.health {
             // What follows a colon belongs to types that are not supported yet.
             let kind = match health.split_once(':') {
-                None | Some(("tcp" | "none", _)) => health.as_str(),
+                None | Some(("tcp" | "udp" | "none", _)) => health.as_str(),
                 Some((kind, _)) => kind,
             };
             to.line(
@@ -404,7 +405,7 @@ mod tests {
                 "--listen tcp://127.0.0.1:1 --backend a:1 --health http:/health --admin x --http y",
                 "--admin x: `admin_socket` is not supported yet; remove it or set it to \"\"\n\
                  --http y: `http` is not supported yet; remove it or set it to \"\"\n\
-                 --health http:/health: `http` is not supported yet; use tcp, none",
+                 --health http:/health: `http` is not supported yet; use tcp, udp, none",
             ),
             (
                 "--listen tcp://127.0.0.1:1 --backend a:1,wieght=2,weight=02",

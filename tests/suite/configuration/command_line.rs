@@ -112,7 +112,12 @@ const WRONG_FLAGS: &[(&str, &str, &str)] = &[
     (
         "--health",
         "tcp:80",
-        "--health tcp:80: `type` is \"tcp:80\"; write \"tcp\" or \"none\"",
+        "--health tcp:80: `type` is \"tcp:80\"; write \"tcp\", \"udp\" or \"none\"",
+    ),
+    (
+        "--health",
+        "udp:53",
+        "--health udp:53: `type` is \"udp:53\"; write \"tcp\", \"udp\" or \"none\"",
     ),
     (
         "--health-interval",
