@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::config::plan::{self, Bind, Plan};
 use crate::data::mailbox::SocketId;
-use crate::sys::batch;
+use crate::sys::datagram;
 use crate::sys::socket::{self, Listening, canonical};
 
 /// The listening sockets of the running plan.
@@ -192,9 +192,9 @@ impl Sockets {
             }
             Bind::Udp(address) => {
                 if !self.holds_port(bind) {
-                    batch::check_free_udp(*address, v6_only)?;
+                    datagram::check_free_udp(*address, v6_only)?;
                 }
-                Listening::Udp(batch::listen_udp(*address, v6_only)?)
+                Listening::Udp(datagram::listen_udp(*address, v6_only)?)
             }
         };
         // A port that the kernel has chosen is the port of all.
@@ -203,7 +203,7 @@ impl Sockets {
         for _ in 1..self.workers {
             sockets.push(match &bound {
                 Bind::Tcp(address) => Listening::Tcp(socket::listen_tcp(*address, v6_only)?),
-                Bind::Udp(address) => Listening::Udp(batch::listen_udp(*address, v6_only)?),
+                Bind::Udp(address) => Listening::Udp(datagram::listen_udp(*address, v6_only)?),
                 Bind::Unix(_) => break,
             });
         }

@@ -8,69 +8,10 @@
 use std::fmt;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use nix::sys::socket::{
-    self as calls, ControlMessage, MsgFlags, SockaddrStorage, sendmsg, sendto, setsockopt,
-    sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, RcvBufForce, UdpGroSegment},
-};
-use socket2::{Domain, Protocol, Socket, Type};
-
-/// Binds a datagram socket with SO_REUSEPORT, so that each worker can have its own on one address.
-/// `v6_only` matters for IPv6 only. What it receives comes with its destination and congestion mark,
-/// and in trains.
-pub fn listen_udp(address: SocketAddr, v6_only: bool) -> io::Result<UdpSocket> {
-    let socket = bound_udp(address, v6_only, true)?;
-    if address.is_ipv4() {
-        setsockopt(&socket, Ipv4PacketInfo, &true)?;
-    } else {
-        setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
-    }
-    receives_trains(&socket, address.is_ipv4(), !v6_only)?;
-    // Only a privileged process may pass the kernel's limit (net.core.rmem_max): else that holds.
-    if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
-        drop(socket.set_recv_buffer_size(RECEIVE_BUFFER));
-    }
-    Ok(socket.into())
-}
-
-/// Fails if any datagram socket is bound to `address` already, also one with SO_REUSEPORT.
-pub fn check_free_udp(address: SocketAddr, v6_only: bool) -> io::Result<()> {
-    bound_udp(address, v6_only, false).map(drop)
-}
-
-/// A datagram socket that sends to `address` and hears only from there.
-pub fn connect_udp(address: SocketAddr) -> io::Result<UdpSocket> {
-    let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-    receives_trains(&socket, address.is_ipv4(), false)?;
-    socket.connect(&address.into())?;
-    Ok(socket.into())
-}
-
-fn bound_udp(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<Socket> {
-    let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-    if domain == Domain::IPV6 {
-        socket.set_only_v6(v6_only)?;
-    }
-    socket.set_reuse_port(shared)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
-fn receives_trains(socket: &Socket, v4: bool, both: bool) -> io::Result<()> {
-    if v4 || both {
-        socket.set_recv_tos_v4(true)?;
-    }
-    if !v4 {
-        socket.set_recv_tclass_v6(true)?;
-    }
-    // A kernel without it delivers datagrams one by one.
-    let _trains = setsockopt(socket, UdpGroSegment, &true);
-    Ok(())
-}
+use nix::sys::socket::{self as calls, ControlMessage, MsgFlags, SockaddrStorage, sendmsg, sendto};
 
 /// Room for one batch, used again for each.
 pub struct Batch {
@@ -495,14 +436,12 @@ const _: () = assert!(size_of::<libc::sockaddr_storage>() == 128);
 /// The two low bits of a type of service or traffic class.
 const ECN_MASK: u8 = 0b11;
 
-/// Bytes asked of the kernel for datagrams that wait for a worker: several thousand small ones, so
-/// that a flood does not push out those of live flows while the worker is at something else.
-const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
-
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
     use std::os::fd::AsFd as _;
 
+    use super::super::datagram::{connect_udp, listen_udp};
     use super::*;
 
     const V4: Towards = Towards::Connected { is_v4: true };
@@ -578,14 +517,6 @@ mod tests {
             assert_eq!(receive(&mut batch, &listener), 1);
             assert_eq!(batch.get(0).train.bytes, bytes);
         }
-    }
-
-    #[test]
-    fn an_address_in_use_is_found_although_it_may_be_shared() {
-        let first = listen_udp(([127, 0, 0, 1], 0).into(), false).unwrap();
-        let address = first.local_addr().unwrap();
-        assert!(check_free_udp(address, false).is_err());
-        assert!(listen_udp(address, false).is_ok(), "workers share it");
     }
 
     #[test]

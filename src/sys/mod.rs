@@ -1,6 +1,7 @@
 //! Floor 1: the kernel, thinly. The only folder where `unsafe` may be lifted.
 
 pub mod batch;
+pub mod datagram;
 pub mod inherited;
 pub mod interface;
 pub mod limits;

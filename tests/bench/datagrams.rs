@@ -6,7 +6,8 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 
-use evenkeel::sys::batch::{Batch, Received, SLOTS, Towards, Train, listen_udp, send};
+use evenkeel::sys::batch::{Batch, Received, SLOTS, Towards, Train, send};
+use evenkeel::sys::datagram::listen_udp;
 use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token};
 

@@ -6,7 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use evenkeel::sys::batch::{Batch, SLOTS, Towards, Train, listen_udp, send};
+use evenkeel::sys::batch::{Batch, SLOTS, Towards, Train, send};
+use evenkeel::sys::datagram::listen_udp;
 use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token};
 

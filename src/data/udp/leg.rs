@@ -22,6 +22,7 @@ use crate::lb::backend::{BackendState, Lease};
 use crate::lb::balance::pick::{Member, Picked};
 use crate::lb::traffic::flow::Answers;
 use crate::sys::batch::{self, Batch, Sent, Towards, Train};
+use crate::sys::datagram;
 use crate::sys::socket::Target;
 
 /// What a flow keeps with it.
@@ -66,7 +67,7 @@ pub(super) enum Outcome {
 impl Wire {
     fn open(address: SocketAddr) -> io::Result<Self> {
         Ok(Self {
-            socket: UdpSocket::from_std(batch::connect_udp(address)?),
+            socket: UdpSocket::from_std(datagram::connect_udp(address)?),
             is_v4: address.is_ipv4(),
             trains: Cell::new(true),
         })

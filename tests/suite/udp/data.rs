@@ -2,9 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-use evenkeel::sys::batch::{Batch, Towards, Train, connect_udp, listen_udp, send};
+use evenkeel::sys::batch::{Batch, Towards, Train, send};
+use evenkeel::sys::datagram::{connect_udp, listen_udp};
 
 use crate::harness::scale::amount;
 use crate::harness::udp::{
@@ -154,15 +157,20 @@ fn udp_18_a_burst_keeps_its_order_and_its_loss_is_the_kernels() {
         let backend = socket(axis.family);
         let proxy = Proxy::start(&Config::udp(axis, &[backend.local_addr().unwrap()]));
         let client = client(proxy.front());
-        let sender = std::thread::spawn(move || {
-            for number in 0..burst {
-                client.send(&number.to_le_bytes()).unwrap();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let sender = std::thread::spawn({
+            let is_over = Arc::clone(&is_over);
+            move || {
+                for number in 0..burst {
+                    client.send(&number.to_le_bytes()).unwrap();
+                }
+                // It may be lost as everything else.
+                until("the end has arrived", || {
+                    client.send(&burst.to_le_bytes()).unwrap();
+                    is_over.load(SeqCst)
+                });
+                client
             }
-            // The end is repeated until it cannot have been missed.
-            for _ in 0..100 {
-                client.send(&burst.to_le_bytes()).unwrap();
-            }
-            client
         });
         let (mut next, mut got) = (0, 0u64);
         while next < burst {
@@ -171,6 +179,7 @@ fn udp_18_a_burst_keeps_its_order_and_its_loss_is_the_kernels() {
             next = number + u64::from(number < burst);
             got += 1;
         }
+        is_over.store(true, SeqCst);
         drop(sender.join().unwrap());
         assert!(got > burst / 20, "only {got} of {burst} arrived");
         proxy.finish();

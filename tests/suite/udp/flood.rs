@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use evenkeel::sys::batch::{Batch, Towards, Train, listen_udp, send};
+use evenkeel::sys::batch::{Batch, Towards, Train, send};
+use evenkeel::sys::datagram::listen_udp;
 
 use crate::harness::scale::amount;
 use crate::harness::udp::{self, Echo};

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd as _;
 
-use evenkeel::sys::batch::{Towards, Train, connect_udp, send};
+use evenkeel::sys::batch::{Towards, Train, send};
+use evenkeel::sys::datagram::connect_udp;
 
 use super::data::on_every_axis;
 use crate::harness::udp::{client, receive, receive_from, socket, socket_at};
