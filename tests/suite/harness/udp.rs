@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Family;
+use super::stream::uninterrupted;
 use super::wait::{DEADLINE, until};
 
 /// A socket on a free port; receiving fails after [`DEADLINE`].
@@ -56,7 +57,8 @@ pub fn receive(socket: &UdpSocket) -> Vec<u8> {
 #[track_caller]
 pub fn receive_from(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = vec![0; 70_000];
-    let (count, from) = socket.recv_from(&mut buffer).expect("a datagram");
+    let received = uninterrupted(|| socket.recv_from(&mut buffer));
+    let (count, from) = received.expect("a datagram");
     buffer.truncate(count);
     (buffer, from)
 }
@@ -73,7 +75,7 @@ pub fn ask(socket: &UdpSocket, question: &[u8]) -> Vec<u8> {
 pub fn is_silent_for(socket: &UdpSocket, time: Duration) {
     socket.set_read_timeout(Some(time)).expect("not zero");
     let mut buffer = [0; 64];
-    match socket.recv_from(&mut buffer) {
+    match uninterrupted(|| socket.recv_from(&mut buffer)) {
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
         other => panic!("not silent: {other:?}"),
     }

@@ -250,9 +250,9 @@ fn rld_12_many_reloads_leave_nothing_behind() {
     (0..scale::amount(50, 500)).for_each(|_| turn());
     let grown = process::resident(proxy.id()).saturating_sub(resident);
     assert!(grown < 4 << 20, "{grown} bytes more");
-    // The thread that builds tables comes and goes.
+    // Threads that read files and build tables come and go, on a busy machine a few at a time.
     assert!(
-        threads() <= threads_before + 1,
+        threads() <= threads_before + 4,
         "{threads_before} threads before, {} now",
         threads()
     );

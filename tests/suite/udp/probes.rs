@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use super::faults::nowhere;
 use crate::harness::backend::listen;
+use crate::harness::stream::uninterrupted;
 use crate::harness::udp::{Echo, ask, client, socket, socket_at};
 use crate::harness::{Axis, Config, DEADLINE, Family, Proxy, until};
 
@@ -58,7 +59,7 @@ fn hlt_21_an_expected_answer_is_waited_for() {
         }
         let mut sent = [0; 16];
         silent.set_read_timeout(Some(DEADLINE)).unwrap();
-        let (count, _) = silent.recv_from(&mut sent).unwrap();
+        let (count, _) = uninterrupted(|| silent.recv_from(&mut sent)).unwrap();
         assert_eq!(sent[..count], [b'k', 0, 0xff]);
         assert_eq!(ask(&client(proxy.front()), b"?"), b"o?", "by the one left");
         assert!(!proxy.log.has("backend \"pool/d\" is down"));

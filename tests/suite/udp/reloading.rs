@@ -48,7 +48,7 @@ fn rld_17_answers_under_way_are_delivered() {
         let client = client(proxy.front());
         client.send(b"question").unwrap();
         let (_, flow) = receive_from(&backend);
-        proxy.reload(&config.clone().pool("retries = 5")).unwrap();
+        proxy.reload(&config.pool("retries = 5")).unwrap();
         backend.send_to(b"answer", flow).unwrap();
         assert_eq!(receive(&client), b"answer");
         proxy.finish();
