@@ -18,12 +18,17 @@ const IDS: &[&str] = &[
     "tmo_01", "tmo_02", "tmo_04", "tmo_05", "tmo_06", "tmo_07", "tmo_08", "tmo_09", "tmo_10",
     // Health.
     "hlt_01", "hlt_02", "hlt_06", "hlt_07", "hlt_09", "hlt_10", "hlt_12", "hlt_13", "hlt_17",
-    "hlt_19", "hlt_20", "hlt_22", // Balancing.
+    "hlt_19", "hlt_20", "hlt_21", "hlt_22", // Balancing.
     "bal_01", "bal_02", "bal_03", "bal_04", "bal_06", "bal_07", "bal_08", "bal_09", "bal_10",
     "bal_11", "bal_12", "bal_13", "bal_14", "bal_16", // Reload, drain, signals.
     "rld_01", "rld_02", "rld_03", "rld_04", "rld_05", "rld_06", "rld_07", "rld_08", "rld_09",
-    "rld_11", "rld_12", "rld_13", "rld_25", "rld_26", "rld_27", "rld_28", "rld_33", "rld_34",
-    // Configuration and command line.
+    "rld_11", "rld_12", "rld_13", "rld_16", "rld_17", "rld_18", "rld_25", "rld_26", "rld_27",
+    "rld_28", "rld_33", "rld_34", // Datagrams.
+    "udp_01", "udp_02", "udp_03", "udp_04", "udp_05", "udp_06", "udp_08", "udp_09", "udp_10",
+    "udp_12", "udp_13", "udp_14", "udp_15", "udp_16", "udp_17", "udp_18", "udp_20", "udp_21",
+    "udp_22", "udp_23", "udp_24", "udp_25", "udp_26", "udp_27", "udp_28", "udp_29", "udp_30",
+    "udp_31", "udp_32", "udp_33", "udp_34", "udp_35", "udp_36", // The PROXY header.
+    "ppx_24", "ppx_25", // Configuration and command line.
     "cfg_01", "cfg_02", "cfg_03", "cfg_04", "cfg_05", "cfg_06", "cfg_07", "cfg_08", "cfg_10",
     // Security and the environment.
     "sec_01", "sec_03",
@@ -42,6 +47,15 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ),
     ("tmo_05", "max_lifetime is not supported yet"),
     ("tmo_08", "accept_proxy is not supported yet"),
+    (
+        "udp_08",
+        "a packet size that shrinks behind a router is not simulated yet",
+    ),
+    (
+        "udp_36",
+        "answers are not limited to a multiple of what was asked: whom to answer is the server's \
+                decision, and the limit of flows and their rate bound a flood",
+    ),
 ];
 
 fn case_names() -> BTreeSet<String> {

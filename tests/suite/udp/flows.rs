@@ -214,6 +214,36 @@ fn udp_25_a_client_stays_where_its_hash_says() {
 }
 
 #[test]
+fn udp_26_a_new_backend_takes_its_share_of_new_flows_and_no_old_one() {
+    let (_backends, addresses) = several(11);
+    for session in ["dialog", "oneshot"] {
+        let config = |count| {
+            Config::udp(Axis::PLAIN, &addresses[..count])
+                .pool("balance = \"rendezvous\"")
+                .flows(&format!("session = \"{session}\""))
+                .flows("idle_timeout = \"3s\"")
+        };
+        let proxy = Proxy::start(&config(10));
+        let clients: Vec<_> = (0..300).map(|_| client(proxy.front())).collect();
+        let serving = || -> Vec<u8> { clients.iter().map(|it| ask(it, b"x")[0]).collect() };
+        let before = serving();
+        assert_eq!(serving(), before, "{session}");
+        proxy.reload(&config(11)).unwrap();
+        let after = serving();
+        let moved = before.iter().zip(&after).filter(|(old, new)| old != new);
+        let moved: Vec<u8> = moved.map(|(_, &new)| new).collect();
+        if session == "dialog" {
+            assert_eq!(moved, [], "their flows go on");
+        } else {
+            // Each answer has ended a flow: these are new ones.
+            assert!(moved.iter().all(|&new| new == b'k'), "{moved:?}");
+            assert!((5..=60).contains(&moved.len()), "{} of 300", moved.len());
+        }
+        proxy.finish();
+    }
+}
+
+#[test]
 fn udp_27_one_flow_is_one_flow_whatever_the_workers() {
     let backend = socket(Family::V4);
     let axis = Axis {
