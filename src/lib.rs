@@ -17,6 +17,11 @@
 //! epoll → [`data::worker`] → a session of `data::tcp` → [`lb::traffic::relay`] says what to do → a call
 //! in [`sys`] or a read or write through the worker's scratch buffer → the session's counters.
 //!
+//! # The life of a datagram
+//! epoll → [`data::worker`] → a gate of `data::udp` receives a batch → [`lb::traffic::flow`] says which
+//! flow each belongs to → the flow's own connected socket → the backend; answers come back through
+//! that socket, and go to the client from the address that it had sent to.
+//!
 //! # The life of a setting
 //! file → `control::loader` → `config::model` → [`config::plan`] (all errors at once) →
 //! [`config::diff`] → `control::reload` (binds new sockets first; all or nothing) →

@@ -18,10 +18,11 @@ use crate::lb::traffic::flow::{Answers, Rules};
 const MINIMAL: &str = "[[listener]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\npool = \"p\"\n\
                        [[pool.p.backend]]\naddress = \"10.0.0.1:2\"\n";
 
-const CORPUS: [&str; 6] = [
+const CORPUS: [&str; 7] = [
     include_str!("../../conf/minimal.toml"),
     include_str!("../../conf/inference.toml"),
     include_str!("../../conf/database.toml"),
+    include_str!("../../conf/dns.toml"),
     include_str!("../../conf/web.toml"),
     include_str!("../../tests/config/valid/every_key.toml"),
     include_str!("../../tests/config/invalid/values.toml"),
@@ -105,7 +106,7 @@ fn defaults_are_those_of_the_contract() {
 
 #[test]
 fn settings_that_are_written_arrive() {
-    let plan = load(CORPUS[4], "every_key.toml").unwrap();
+    let plan = load(CORPUS[5], "every_key.toml").unwrap();
     assert_eq!(plan.global.workers, Some(4));
     assert_eq!(plan.global.user.as_deref(), Some("nobody"));
     assert_eq!(plan.global.splice, Splice::Always);
@@ -301,7 +302,7 @@ fn mutated_configurations_never_panic_and_have_one_meaning() {
         .iter()
         .filter_map(|text| load(text, "f").ok())
         .collect();
-    assert_eq!(originals.len(), 5);
+    assert_eq!(originals.len(), 6);
     let mut accepted = 0;
     for seed in 0..ROUNDS {
         let text = mutate(&mut Rng::new(seed));

@@ -11,10 +11,11 @@ use crate::harness::scale::{amount, seed};
 use crate::harness::{Axis, Config, Proxy, Rng, Tagged};
 
 /// Files of the repository that are valid.
-const CORPUS: [&str; 6] = [
+const CORPUS: [&str; 7] = [
     include_str!("../../../conf/minimal.toml"),
     include_str!("../../../conf/inference.toml"),
     include_str!("../../../conf/database.toml"),
+    include_str!("../../../conf/dns.toml"),
     include_str!("../../../conf/web.toml"),
     include_str!("../../config/valid/every_key.toml"),
     include_str!("../../config/valid/wildcards.toml"),
