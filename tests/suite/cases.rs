@@ -48,10 +48,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("tmo_05", "max_lifetime is not supported yet"),
     ("tmo_08", "accept_proxy is not supported yet"),
     (
-        "udp_08",
-        "a packet size that shrinks behind a router is not simulated yet",
-    ),
-    (
         "udp_36",
         "answers are not limited to a multiple of what was asked: whom to answer is the server's \
                 decision, and the limit of flows and their rate bound a flood",

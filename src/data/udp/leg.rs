@@ -173,11 +173,19 @@ impl Leg {
         };
         let trains = &self.wire.trains;
         let socket = self.wire.socket.as_fd();
-        let sent = if header.is_empty() {
-            batch::send(socket, train, trains.get(), towards)
-        } else {
-            batch::send_headed(socket, header, train, towards).map(|()| Sent::Whole)
+        let attempt = || {
+            if header.is_empty() {
+                batch::send(socket, train, trains.get(), towards)
+            } else {
+                batch::send_headed(socket, header, train, towards).map(|()| Sent::Whole)
+            }
         };
+        // That an earlier datagram was too large for a network on its way is told in place of sending
+        // this one. The kernel has noted the size, and sends what is larger in fragments.
+        let sent = attempt().or_else(|error| match error.raw_os_error() {
+            Some(libc::EMSGSIZE) => attempt(),
+            _ => Err(error),
+        });
         match sent {
             Ok(sent) => {
                 trains.set(trains.get() && sent == Sent::Whole);

@@ -1,18 +1,20 @@
 //! Backends that are not there, and kernels that refuse.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::data::on_every_axis;
 use crate::harness::backend::listen;
-use crate::harness::namespace::{has, run};
+use crate::harness::namespace::{has, in_namespace, run};
 use crate::harness::scale::skip;
 use crate::harness::tamper::tamper;
-use crate::harness::udp::{Echo, ask, client, is_silent_for, socket};
-use crate::harness::{Axis, Config, Family, Proxy, until};
+use crate::harness::udp::{Echo, ask, client, is_silent_for, receive, receive_from, socket};
+use crate::harness::{Axis, Config, Family, Payload, Proxy, until};
 
 /// An address where nobody listens.
-pub(super) fn nowhere(family: Family) -> std::net::SocketAddr {
+pub(super) fn nowhere(family: Family) -> SocketAddr {
     socket(family).local_addr().unwrap()
 }
 
@@ -53,6 +55,61 @@ fn a_refused_flow_moves_to_a_backend_that_listens() {
             .is_ok_and(|count| &answer[..count] == b"bagain")
     });
     proxy.finish();
+}
+
+#[test]
+fn udp_08_a_network_of_small_packets_costs_no_other_datagram() {
+    in_namespace("udp_08", "", || {
+        // With "oneway" nobody hears of the report but the next datagram.
+        for session in ["dialog", "oneway"] {
+            let backend = socket(Family::V4);
+            let address = backend.local_addr().unwrap();
+            let config = Config::udp(Axis::PLAIN, &[address])
+                .flows(&format!("session = \"{session}\""))
+                .flows("idle_timeout = \"3s\"");
+            let proxy = Proxy::start(&config);
+            let client = client(proxy.front());
+            client.send(b"first").unwrap();
+            let (_, flow) = receive_from(&backend);
+            for size in [64, 8_000, 65_507] {
+                println!("{session}, {size} bytes");
+                report_small_packets(flow, address);
+                let payload = Payload::new(size as u64).bytes(size);
+                client.send(&payload).unwrap();
+                assert!(receive(&backend) == payload);
+            }
+            assert_eq!(proxy.finish().front("accepted"), 1, "{session}");
+        }
+    });
+}
+
+/// Tells `from` what a router does that could not pass its datagram on to `to`: it was larger than
+/// the packets of the network behind (ICMP, "fragmentation needed").
+fn report_small_packets(from: SocketAddr, to: SocketAddr) {
+    const SIZE: u16 = 1_280;
+    let octets = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => ip.octets(),
+        IpAddr::V6(ip) => panic!("{ip}"),
+    };
+    let mut report = vec![3, 4, 0, 0, 0, 0];
+    report.extend(SIZE.to_be_bytes());
+    // The beginning of the datagram that did not fit: its IP header and its UDP header.
+    report.extend([0x45, 0, 0x05, 0xdc, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+    report.extend(octets(from).into_iter().chain(octets(to)));
+    report.extend(
+        [from.port(), to.port(), 1_480, 0]
+            .map(u16::to_be_bytes)
+            .concat(),
+    );
+    let words = report.chunks(2);
+    let sum: u32 = words
+        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
+        .sum();
+    let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).expect("few words");
+    report[2..4].copy_from_slice(&(!folded).to_be_bytes());
+    let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).expect("root may");
+    raw.send_to(&report, &SocketAddr::new(from.ip(), 0).into())
+        .unwrap();
 }
 
 /// A backend that is probed by TCP, on the port of the same number.
@@ -172,7 +229,6 @@ fn udp_31_without_a_descriptor_a_flow_does_not_begin() {
 
 #[test]
 fn udp_35_a_source_that_nobody_can_answer_is_dropped() {
-    use socket2::{Domain, Protocol, Socket, Type};
     let Ok(raw) = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)) else {
         return skip("udp_35", "only root can send from port 0");
     };
