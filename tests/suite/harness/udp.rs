@@ -1,9 +1,12 @@
 //! Datagram sockets: clients, and backends that say who they are.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -35,14 +38,18 @@ pub fn free_for_both(family: Family) -> SocketAddr {
     found.expect("until it is found")
 }
 
-/// A client of `front`.
+/// A client of `front`. With IPv4 each has an address of its own: a port that an earlier client has
+/// closed may come again, and would belong to the same flow.
 pub fn client(front: SocketAddr) -> UdpSocket {
-    let family = if front.is_ipv4() {
-        Family::V4
-    } else {
-        Family::V6
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let socket = match front.ip() {
+        IpAddr::V4(ip) if ip.is_loopback() => {
+            let [_, _, high, low] = NEXT.fetch_add(1, Relaxed).to_be_bytes();
+            socket_at((Ipv4Addr::new(127, 200, high, low), 0).into())
+        }
+        IpAddr::V4(_) => socket_at((Ipv4Addr::UNSPECIFIED, 0).into()),
+        IpAddr::V6(_) => socket(Family::V6),
     };
-    let socket = socket(family);
     socket.connect(front).expect("a route");
     socket
 }

@@ -10,9 +10,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
 use crate::harness::process::processor_time;
+use crate::harness::program::free_address;
 use crate::harness::scale::{amount, skip};
-use crate::harness::udp::free_for_both;
-use crate::harness::{Axis, Config, Family, Proxy, until};
+use crate::harness::{Axis, Config, Proxy, until};
 
 /// A DNS server with a small zone of its own; ended with it.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        Self::start_at(free_for_both(Family::V4))
+        Self::start_at(free_address())
     }
 
     fn start_at(address: SocketAddr) -> Self {

@@ -12,7 +12,7 @@ use crate::harness::{Axis, Config, DEADLINE, Family, Proxy, until};
 fn probed(axis: Axis, kind: &str, backends: &[SocketAddr]) -> Config {
     let settings = [
         &format!("type = \"{kind}\""),
-        "interval = \"100ms\"",
+        "interval = \"500ms\"",
         "fast_interval = \"50ms\"",
         "down_interval = \"50ms\"",
         "rise = 1",
@@ -52,7 +52,7 @@ fn hlt_21_an_expected_answer_is_waited_for() {
         for (name, reason) in [
             ("a", "Connection refused"),
             ("b", "another answer than the expected one"),
-            ("c", "no answer within 100ms"),
+            ("c", "no answer within 500ms"),
         ] {
             let line = format!("backend \"pool/{name}\" is down: {reason}");
             proxy.log.wait_text(&line);
