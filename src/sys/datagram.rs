@@ -64,7 +64,7 @@ fn receives_trains(socket: &Socket, v4: bool, both: bool) -> io::Result<()> {
 
 /// Bytes asked of the kernel for datagrams that wait for a worker: several thousand small ones, so
 /// that a flood does not push out those of live flows while the worker is at something else.
-const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+pub const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {

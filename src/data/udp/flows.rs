@@ -82,6 +82,10 @@ impl Flows {
         self.table.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
     pub(super) fn next(&self) -> Option<Tick> {
         self.wheel.next()
     }

@@ -24,6 +24,7 @@ use crate::lb::backend::BackendState;
 use crate::lb::time::Tick;
 use crate::lb::traffic::flow::{After, FlowKey};
 use crate::sys::batch::{Batch, SLOTS};
+use crate::sys::datagram::RECEIVE_BUFFER;
 
 /// All that a worker has to do with datagrams.
 pub(super) struct Datagrams {
@@ -75,6 +76,11 @@ impl Datagrams {
     /// Whether no flow is open.
     pub(super) fn is_empty(&self) -> bool {
         self.flows.is_empty()
+    }
+
+    /// Flows that are open.
+    pub(super) fn len(&self) -> usize {
+        self.flows.len()
     }
 
     /// Whether somebody's turn was cut short.
@@ -160,3 +166,7 @@ impl Datagrams {
 /// Batches received on one socket in a turn: bounded, so that a flood on one does not keep the others
 /// waiting.
 const BATCHES_PER_TURN: usize = 8;
+
+/// Turns in which a worker receives all that a listening socket's buffer can hold, of small datagrams,
+/// each of which takes the kernel more than half a KiB.
+pub(super) const TURNS_PER_BUFFER: usize = 2 * RECEIVE_BUFFER / 512 / (SLOTS * BATCHES_PER_TURN);

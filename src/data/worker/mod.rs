@@ -24,7 +24,7 @@ use super::mailbox::{Command, Mailbox, Report, Reports, Shared};
 use super::refuse::Refused;
 use super::tcp::{End, Fate, Request, Session};
 use super::token::{SESSIONS_MAX, SessionKey, Subject, deadline_id, session_of};
-use super::udp::Datagrams;
+use super::udp::{Datagrams, TURNS_PER_BUFFER};
 use crate::config::plan::Splice;
 use crate::lb::backend::BackendState;
 use crate::lb::time::Tick;
@@ -132,8 +132,8 @@ struct Worker {
     ready: Vec<SessionKey>,
     /// When paused listeners try again.
     resume: Option<Tick>,
-    /// Turns in a row that took as many events as one may.
-    full_turns: usize,
+    /// Turns that may still be as full as can be before all that waited has been heard.
+    full_turns_left: usize,
     has_mail: bool,
     is_stopping: bool,
     is_drained: bool,
@@ -165,7 +165,7 @@ impl Worker {
             accepting: Vec::new(),
             ready: Vec::new(),
             resume: None,
-            full_turns: 0,
+            full_turns_left: 0,
             has_mail: false,
             is_stopping: false,
             is_drained: false,
@@ -214,16 +214,27 @@ impl Worker {
         }
     }
 
-    /// Whether the kernel may hold more news that came before a turn with so many events. Within
-    /// enough full turns every socket comes up, so no load puts deadlines off for long.
+    /// Whether the kernel may hold more news that came before this turn, one with so many events.
+    /// Within enough full turns every socket comes up, so no load puts deadlines off for long.
     fn is_behind(&mut self, events: usize) -> bool {
-        let enough = 2 * self.sessions.len() / EVENTS_PER_TURN + 1;
-        self.full_turns = if events < EVENTS_PER_TURN || self.full_turns >= enough {
-            0
-        } else {
-            self.full_turns + 1
+        let is_full = events >= EVENTS_PER_TURN || self.datagrams.is_ready();
+        self.full_turns_left = match self.full_turns_left {
+            _ if !is_full => 0,
+            0 => self.turns_to_catch_up(),
+            left => left - 1,
         };
-        self.full_turns > 0
+        self.full_turns_left > 0
+    }
+
+    /// Full turns after which all news have been heard that are there now.
+    fn turns_to_catch_up(&self) -> usize {
+        let sockets = 2 * self.sessions.len() + self.datagrams.len();
+        let turns = sockets / EVENTS_PER_TURN + 1;
+        if self.datagrams.is_empty() {
+            return turns;
+        }
+        // One socket holds datagrams of many flows.
+        turns + TURNS_PER_BUFFER
     }
 
     fn clock(&self) -> Tick {

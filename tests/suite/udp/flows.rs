@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::data::on_every_axis;
 use crate::harness::udp::{
     Echo, ask, client, is_silent_for, receive, receive_from, socket, socket_at,
@@ -33,6 +35,62 @@ fn udp_12_a_silent_flow_ends_and_the_next_datagram_begins_another() {
         assert_ne!(first, second, "another flow has another port");
         assert_eq!(proxy.finish().front("accepted"), 2);
     });
+}
+
+#[test]
+fn udp_12_answers_that_waited_for_a_process_that_stood_still_came_in_time() {
+    through_a_standstill("responses = 2", |backend, clients, flows| {
+        flows.iter().for_each(|flow| {
+            backend.send_to(b"second", flow).unwrap();
+        });
+        Box::new(move || {
+            for client in clients {
+                assert_eq!(receive(client), b"second");
+            }
+        })
+    });
+}
+
+#[test]
+fn udp_12_requests_that_waited_for_a_process_that_stood_still_came_in_time() {
+    through_a_standstill("responses = 0", |backend, clients, _| {
+        clients.iter().for_each(|client| {
+            client.send(b"again").unwrap();
+        });
+        Box::new(move || assert_eq!(receive(backend), b"again"))
+    });
+}
+
+/// Many flows of a process that stands still for longer than they may be silent. `speak` is called
+/// while it does, and what it returns afterwards.
+fn through_a_standstill<S>(setting: &str, speak: S)
+where
+    S: for<'a> FnOnce(&'a UdpSocket, &'a [UdpSocket], &[SocketAddr]) -> Box<dyn FnOnce() + 'a>,
+{
+    let backend = socket(Family::V4);
+    let config = Config::udp(Axis::PLAIN, &[backend.local_addr().unwrap()]);
+    let proxy = Proxy::start(&config.flows("idle_timeout = \"4s\"").flows(setting));
+    // More than a worker hears of in two turns.
+    let clients: Vec<UdpSocket> = (0..1_700).map(|_| client(proxy.front())).collect();
+    let begin = |client: &UdpSocket| {
+        client.send(b"first").unwrap();
+        let (_, flow) = receive_from(&backend);
+        backend.send_to(b"first", flow).unwrap();
+        assert_eq!(receive(client), b"first");
+        flow
+    };
+    let flows: Vec<SocketAddr> = clients.iter().map(begin).collect();
+    proxy.signal(Signal::SIGSTOP);
+    until("it stands still", || process::is_stopped(proxy.id()));
+    let check = speak(&backend, &clients, &flows);
+    is_silent_for(&clients[0], Duration::from_millis(4_500));
+    proxy.signal(Signal::SIGCONT);
+    check();
+    assert_eq!(
+        proxy.finish().front("accepted"),
+        1_700,
+        "no flow began anew"
+    );
 }
 
 #[test]
@@ -307,7 +365,7 @@ fn a_drain_lets_flows_end_and_begins_none() {
     let mut proxy = Proxy::start(&config);
     let (live, late) = (client(proxy.front()), client(proxy.front()));
     ask(&live, b"before");
-    proxy.signal(nix::sys::signal::Signal::SIGTERM);
+    proxy.signal(Signal::SIGTERM);
     proxy.log.wait_text("sessions have");
     until("the drain has reached the worker", || {
         ask(&live, b"during") == b"aduring"
