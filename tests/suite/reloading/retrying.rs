@@ -52,7 +52,7 @@ fn a_client_under_way_goes_to_a_backend_that_came_and_not_to_one_that_went() {
             Config::of(axis, &[hole.address, others.address])
                 .with(&format!("name = \"b-{}\"", others.address.port()))
                 .pool("balance = \"first\"")
-                .pool("connect_timeout = \"500ms\"")
+                .pool("connect_timeout = \"1500ms\"")
         };
         let mut proxy = Proxy::start(&first(&went));
         proxy.expect("connect failed");
@@ -74,7 +74,7 @@ fn a_client_under_way_finds_the_limit_in_force() {
             Config::of(axis, &[backend.address])
                 .with(&format!("max_connections = {limit}"))
                 .pool("balance = \"first\"")
-                .pool("connect_timeout = \"500ms\"")
+                .pool("connect_timeout = \"1500ms\"")
         };
         let mut proxy = Proxy::start(&limited(2));
         proxy.expect("connect failed");
