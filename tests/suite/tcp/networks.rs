@@ -1,7 +1,7 @@
 //! Other networks than a loopback without faults, and other sockets than TCP.
 
 use std::io::{IoSlice, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -252,6 +252,14 @@ fn tcp_31_a_link_local_backend_on_a_named_interface() {
             let ip = "fe80::1".parse().expect("an address");
             SocketAddr::V6(std::net::SocketAddrV6::new(ip, 0, 0, scope(name)))
         };
+        // The kernel takes a while to find that a link is up.
+        for name in ["left", "right"] {
+            until("the link is up", || {
+                let listener =
+                    TcpListener::bind(at(name)).and_then(|it| Ok((it.local_addr()?, it)));
+                listener.is_ok_and(|(address, _listener)| TcpStream::connect(address).is_ok())
+            });
+        }
         let (left, right) = (Listening::at(at("left")), Listening::at(at("right")));
         let address = format!("[fe80::1%right]:{}", right.address.port());
         let proxy = Proxy::start(&Config::new(Axis::PLAIN).backend(&address));

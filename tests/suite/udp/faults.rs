@@ -13,9 +13,14 @@ use crate::harness::tamper::tamper;
 use crate::harness::udp::{Echo, ask, client, is_silent_for, receive, receive_from, socket};
 use crate::harness::{Axis, Config, Family, Payload, Proxy, until};
 
-/// An address where nobody listens.
+/// An address where nobody listens, to the end of this process: a socket that listens to itself alone
+/// keeps the port.
 pub(super) fn nowhere(family: Family) -> SocketAddr {
-    socket(family).local_addr().unwrap()
+    let socket = socket(family);
+    let address = socket.local_addr().unwrap();
+    socket.connect(address).unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 #[test]
