@@ -249,10 +249,10 @@ pub(super) const POOL: Section = Section {
         row("fail_open", Takes::Flag, TRUE, "All backends down: use all, rather than refuse"),
         row("refuse", Takes::Form("\"reset\" or \"close\""), text("reset"),
             "What a refused client gets"),
-        row("send_proxy", word(&["off", "v2"], &["v1"]), text("off"),
-            "Tell backends who their client is: a PROXY header before each datagram, which then goes \
-            alone, not in a train; a datagram above 65,507 bytes with it is dropped. Not yet for \
-            listeners with protocol tcp"),
+        row("send_proxy", word(&["off", "v1", "v2"], &[]), text("off"),
+            "Tell backends who their client is: a PROXY header at the start of each stream; v2 also \
+            before each datagram, which then goes alone, not in a train; a datagram above 65,507 \
+            bytes with it is dropped"),
         row("health", Takes::Table, Default::Told("defaults"), "Active probes"),
         row("udp", Takes::Table, Default::Told("defaults"), "The flows of listeners with protocol udp"),
         row("backend", Takes::Table, Default::Required, "The backends"),

@@ -177,6 +177,7 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
             .map_or(Refuse::Reset, |found| found.value),
         send_proxy: Written {
             value: match send_proxy.value {
+                "v1" => SendProxy::V1,
                 "v2" => SendProxy::V2,
                 _ => SendProxy::Off,
             },

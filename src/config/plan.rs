@@ -172,7 +172,9 @@ pub enum Refuse {
 pub enum SendProxy {
     /// They are not.
     Off,
-    /// By version 2, before each datagram. A pool that streams go to has it off.
+    /// By version 1 at the start of each stream. A pool that datagrams go to has another value.
+    V1,
+    /// By version 2, at the start of each stream and before each datagram.
     V2,
 }
 

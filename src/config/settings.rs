@@ -135,6 +135,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
     });
     let send_proxy_word = |send_proxy: &SendProxy| match send_proxy {
         SendProxy::Off => "off".to_owned(),
+        SendProxy::V1 => "v1".to_owned(),
         SendProxy::V2 => "v2".to_owned(),
     };
     found.compare("send_proxy", send_proxy, &new.send_proxy, send_proxy_word);

@@ -13,6 +13,7 @@ use mio::{Registry, Token};
 use super::mailbox::{self, ListenerCounters, Route, Shared};
 use super::stream::Stream;
 use super::tcp::Request;
+use crate::config::plan::SendProxy;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::Client;
 use crate::sys::socket::{self, canonical};
@@ -291,12 +292,9 @@ fn destination(socket: &Socket, route: &Route) -> Destination {
         return Destination::Known(NOWHERE);
     };
     let address = listener.local_addr().map_or(NOWHERE, canonical);
-    let is_asked = route
-        .pool
-        .plan
-        .balance
-        .hash_key
-        .contains(&KeyPart::DestinationIp);
+    let plan = &route.pool.plan;
+    let is_asked = plan.balance.hash_key.contains(&KeyPart::DestinationIp)
+        || plan.send_proxy != SendProxy::Off;
     if is_asked && address.ip().is_unspecified() {
         Destination::Ask(address)
     } else {

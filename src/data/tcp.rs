@@ -12,7 +12,7 @@ use std::time::Duration;
 use mio::Registry;
 
 use super::carry::{Carried, Direction};
-use super::dial::{Leg, dial, on_connect_failed};
+use super::dial::{Leg, dial, introduction, on_connect_failed};
 use super::kit::Kit;
 use super::listen::Admission;
 use super::mailbox::Pool;
@@ -338,7 +338,12 @@ impl Session {
             return Fate::Wait;
         }
         self.leg.lease.backend().sessions.fetch_add(1, Relaxed);
-        self.phase = Phase::Relaying;
+        if let Phase::Connecting(attempts) = std::mem::replace(&mut self.phase, Phase::Relaying)
+            && let Some(bytes) = introduction(&self.pool, &self.client, &attempts.client)
+        {
+            self.relay.begin_with(Side::Client, bytes.len());
+            self.parked[Side::Client as usize] = Some(Box::new(Parked::Bytes { bytes, start: 0 }));
+        }
         self.last_activity = kit.now;
         self.relay.on_ready(
             Side::Backend,

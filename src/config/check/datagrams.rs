@@ -37,22 +37,20 @@ pub(super) fn check_addresses(model: &Model, problems: &Problems) {
     }
 }
 
-/// Streams begin without a PROXY header for now.
+/// Version 1 of the PROXY protocol stands before streams only.
 pub(super) fn check_send_proxy(model: &Model, problems: &Problems) {
-    let takes_streams = |listener: &&model::Listener| {
-        let binds = listener.bind.iter().flatten();
-        binds
-            .take(1)
-            .any(|bind| !matches!(bind.value, Bind::Udp(_)))
+    let takes_datagrams = |listener: &&model::Listener| {
+        let mut binds = listener.bind.iter().flatten();
+        binds.any(|bind| matches!(bind.value, Bind::Udp(_)))
     };
-    let stream_pools: HashSet<&str> = (model.listeners.iter().filter(takes_streams))
+    let datagram_pools: HashSet<&str> = (model.listeners.iter().filter(takes_datagrams))
         .filter_map(|listener| listener.pool.as_ref().map(|pool| pool.value.as_str()))
         .collect();
-    let asks = |pool: &&model::Pool| pool.send_proxy.value != SendProxy::Off;
+    let asks = |pool: &&model::Pool| pool.send_proxy.value == SendProxy::V1;
     for pool in model.pools.iter().filter(asks) {
-        if stream_pools.contains(pool.name.value.as_str()) {
-            let what = "`send_proxy` is not supported yet for listeners with protocol tcp";
-            let cure = "set it to \"off\", or give the listener another pool";
+        if datagram_pools.contains(pool.name.value.as_str()) {
+            let what = "version 1 of the PROXY protocol knows no datagrams";
+            let cure = "set it to \"v2\", or give the listener with protocol udp another pool";
             problems.value(pool.send_proxy.at, Wrong::new(what, cure));
         }
     }

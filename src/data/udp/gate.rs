@@ -21,7 +21,7 @@ use crate::lb::time::Tick;
 use crate::lb::traffic::flow::{self, Rules};
 use crate::sys::batch::{self, Batch, Received, Sent, Towards, Train};
 use crate::sys::socket::canonical;
-use crate::wire::proxy_header::Header;
+use crate::wire::proxy_header::{Ends, Header, Transport};
 use crate::wire::quic;
 
 /// A listening socket and where its flows go.
@@ -97,10 +97,18 @@ impl Gate {
     /// What goes before each datagram of a client.
     pub(super) fn header(&self, route: &flow::Route) -> Option<Header> {
         match self.pool().plan.send_proxy {
-            SendProxy::Off => None,
+            // The plan was checked: version 1 has no datagrams.
+            SendProxy::Off | SendProxy::V1 => None,
             SendProxy::V2 => {
-                let client = self.client(route);
-                Some(Header::of_datagram(client.source, client.destination))
+                let Client {
+                    source,
+                    destination,
+                } = self.client(route);
+                let ends = Ends {
+                    source,
+                    destination,
+                };
+                Some(Header::v2(Transport::Datagram, Some(ends)))
             }
         }
     }

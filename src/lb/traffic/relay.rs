@@ -155,6 +155,14 @@ impl Relay {
         }
     }
 
+    /// `count` bytes of ours are parked before all that `side` will send, and count as received.
+    pub fn begin_with(&mut self, side: Side, count: usize) {
+        let direction = self.direction_mut(side);
+        debug_assert!(direction.received == 0, "something came before");
+        direction.received = count as u64;
+        direction.parked = u32::try_from(count).expect("a header is short");
+    }
+
     /// What to do next with the bytes that come from `side`.
     pub fn step(&self, side: Side) -> Step {
         self.direction(side).step()
@@ -203,7 +211,7 @@ impl Relay {
     }
 
     /// Bytes to read from `side` at most when there is no pipe free and a splice must be a copy.
-    pub const fn copy_limit(&self, side: Side) -> usize {
+    pub fn copy_limit(&self, side: Side) -> usize {
         self.direction(side).copy_limit()
     }
 
@@ -369,7 +377,7 @@ impl Direction {
         }
     }
 
-    const fn step(&self) -> Step {
+    fn step(&self) -> Step {
         if !matches!(self.sink, Sink::Open) {
             return Step::Wait;
         }
@@ -393,20 +401,12 @@ impl Direction {
         }
     }
 
-    const fn copy_limit(&self) -> usize {
-        (if self.limit < COPY_BYTES_MAX {
-            self.limit
-        } else {
-            COPY_BYTES_MAX
-        }) as usize
+    fn copy_limit(&self) -> usize {
+        self.limit.min(COPY_BYTES_MAX) as usize
     }
 
-    const fn splice_limit(&self) -> usize {
-        (if self.limit > COPY_BYTES_MAX {
-            self.limit
-        } else {
-            COPY_BYTES_MAX
-        }) as usize
+    fn splice_limit(&self) -> usize {
+        self.limit.max(COPY_BYTES_MAX) as usize
     }
 
     const fn is_streaming(&self) -> bool {

@@ -16,6 +16,7 @@ pub mod payload;
 pub mod process;
 pub mod program;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod scale;
 pub mod stream;
 pub mod tamper;

@@ -3,4 +3,5 @@
 mod data;
 mod ends;
 mod networks;
+mod proxy_header;
 mod scripts;

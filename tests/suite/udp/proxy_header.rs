@@ -1,35 +1,19 @@
 //! Backends that are told who their client is.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd as _;
 
 use evenkeel::sys::batch::{Towards, Train, send};
 use evenkeel::sys::datagram::connect_udp;
 
 use super::data::on_every_axis;
+use crate::harness::proxy_protocol::{self, DATAGRAMS};
 use crate::harness::udp::{client, receive, receive_from, socket, socket_at};
 use crate::harness::{Axis, Config, Family, Payload, Proxy, until};
 
-/// The header of a datagram, as the specification has it.
+/// The header of a datagram.
 fn header(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
-    let mut bytes = b"\x0D\x0A\x0D\x0A\x00\x0D\x0A\x51\x55\x49\x54\x0A\x21".to_vec();
-    match (source.ip(), destination.ip()) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            bytes.extend([0x12, 0, 12]);
-            bytes.extend(source.octets());
-            bytes.extend(destination.octets());
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            bytes.extend([0x22, 0, 36]);
-            bytes.extend(source.octets());
-            bytes.extend(destination.octets());
-        }
-        mixed => panic!("{mixed:?}"),
-    }
-    for port in [source.port(), destination.port()] {
-        bytes.extend(port.to_be_bytes());
-    }
-    bytes
+    proxy_protocol::v2(DATAGRAMS, source, destination)
 }
 
 fn config(axis: Axis, backend: SocketAddr) -> Config {
