@@ -3,6 +3,7 @@
 //! listeners and backends take no longer than it takes to read them.
 
 mod datagrams;
+mod sources;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -36,6 +37,7 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
     check_loops(&model, true, problems);
     datagrams::check_addresses(&model, problems);
     datagrams::check_send_proxy(&model, problems);
+    sources::check_sources(&model, problems);
     if problems.any() {
         return None;
     }
@@ -418,6 +420,7 @@ fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
         on_down: pool.on_down,
         refuse: pool.refuse,
         send_proxy: pool.send_proxy.value,
+        source: pool.source,
         health: plan_health(pool.health, is_udp_only),
         udp: pool.udp,
         backends: backends.collect::<Option<_>>()?,

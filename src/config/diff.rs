@@ -392,6 +392,16 @@ mod tests {
         ),
         (
             POOL,
+            "[pool.p]\nsource = \"client\"\n",
+            "pool p: source \"\" → client",
+        ),
+        (
+            POOL,
+            "[pool.p]\nsource = \"10.0.0.9\"\n",
+            "pool p: source \"\" → 10.0.0.9",
+        ),
+        (
+            POOL,
             "[pool.p]\nload_factor = 1.5\n",
             "pool p: load_factor 0 → 1.5",
         ),

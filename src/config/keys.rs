@@ -253,6 +253,10 @@ pub(super) const POOL: Section = Section {
             "Tell backends who their client is: a PROXY header at the start of each stream; v2 also \
             before each datagram, which then goes alone, not in a train; a datagram above 65,507 \
             bytes with it is dropped"),
+        row("source", Takes::Form("an IP address of this host, \"client\" or \"\""), text(""),
+            "Where backends are connected to from: this address, probes included; the client's own \
+            address, with another port (needs CAP_NET_ADMIN or CAP_NET_RAW, and routes that bring the \
+            answers back); empty = what the route suggests"),
         row("health", Takes::Table, Default::Told("defaults"), "Active probes"),
         row("udp", Takes::Table, Default::Told("defaults"), "The flows of listeners with protocol udp"),
         row("backend", Takes::Table, Default::Required, "The backends"),
@@ -263,7 +267,6 @@ pub(super) const POOL: Section = Section {
         later("limit_counts", &[Value::Text("open")]),
         later("slow_start", EMPTY),
         later("panic_threshold", ZERO),
-        later("source", EMPTY),
         later("sticky", EMPTY),
         later("queue", &[]),
         later("outlier", &[]),

@@ -1,6 +1,7 @@
 //! What was written: every value read and within its range, with its place. How values relate to
 //! each other is for `check` to judge.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use toml::de::DeTable;
@@ -8,7 +9,7 @@ use toml::de::DeTable;
 use super::address;
 use super::error::{Problems, Wrong};
 use super::keys::{self, Takes, quoted};
-use super::plan::{Address, Bind, Global, OnDown, Refuse, SendProxy, Splice, Udp};
+use super::plan::{Address, Bind, Global, OnDown, Refuse, SendProxy, Source, Splice, Udp};
 use super::reader::{Reader, Written, match_word, not_yet};
 use super::units::{self, MIN_DURATION};
 use crate::lb::balance::key::KeyPart;
@@ -55,6 +56,7 @@ pub(super) struct Pool {
     pub(super) on_down: OnDown,
     pub(super) refuse: Refuse,
     pub(super) send_proxy: Written<SendProxy>,
+    pub(super) source: Source,
     pub(super) health: Health,
     pub(super) udp: Udp,
     pub(super) backends: Vec<Backend>,
@@ -184,6 +186,9 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
             at: send_proxy.at,
             given: send_proxy.given,
         },
+        source: reader
+            .parsed("source", source)
+            .map_or(Source::Any, |found| found.value),
         health: health(&reader.table("health", &keys::HEALTH)),
         udp: udp(&reader.table("udp", &keys::UDP)),
         backends: backends.iter().map(backend).collect(),
@@ -360,6 +365,25 @@ fn on_down(text: &str) -> Result<OnDown, Wrong> {
             let cure = "write \"keep\", \"reset\" or \"drain:DURATION\"";
             Wrong::new(format!("`on_down` is {}", quoted(text)), cure)
         })),
+    }
+}
+
+fn source(text: &str) -> Result<Source, Wrong> {
+    const FORMS: &str = "write an IP address of this host, \"client\" or \"\"";
+    match text {
+        "" => return Ok(Source::Any),
+        "client" => return Ok(Source::Client),
+        _ => {}
+    }
+    let wrong = |what: &str| Err(Wrong::new(format!("{} {what}", quoted(text)), FORMS));
+    match text.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Err(_) => wrong("is no address to connect from"),
+        Ok(address) if address.is_unspecified() => wrong("is every address of this host"),
+        Ok(address) if address.is_multicast() => wrong("is an address of a group"),
+        Ok(IpAddr::V6(address)) if address.is_unicast_link_local() => {
+            wrong("is on every interface of this host")
+        }
+        Ok(address) => Ok(Source::Address(address)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What runs: every setting checked and resolved, no `Option` left over, no unknown name.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,6 +126,8 @@ pub struct Pool {
     pub refuse: Refuse,
     /// Whether backends are told who their client is.
     pub send_proxy: SendProxy,
+    /// Where its connections come from.
+    pub source: Source,
     /// Active probes.
     pub health: Health,
     /// The flows of its UDP listeners.
@@ -176,6 +178,17 @@ pub enum SendProxy {
     V1,
     /// By version 2, at the start of each stream and before each datagram.
     V2,
+}
+
+/// Where the connections of a pool come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Whichever address of this host the route to the backend suggests.
+    Any,
+    /// This address of this host, and so do probes. Every backend is of its family.
+    Address(IpAddr),
+    /// Each from the address of its client. Every backend is an address of the network.
+    Client,
 }
 
 /// Active probes of a pool.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::diff::Setting;
 use super::plan::{
-    Backend, Global, Health, Listener, OnDown, Pool, Probe, ProbeKind, Refuse, SendProxy, Splice,
-    Udp,
+    Backend, Global, Health, Listener, OnDown, Pool, Probe, ProbeKind, Refuse, SendProxy, Source,
+    Splice, Udp,
 };
 use super::units::{show, show_bytes};
 use crate::lb::balance::key::KeyPart;
@@ -95,6 +95,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         on_down,
         refuse,
         send_proxy,
+        source,
         health,
         udp,
         backends,
@@ -139,6 +140,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         SendProxy::V2 => "v2".to_owned(),
     };
     found.compare("send_proxy", send_proxy, &new.send_proxy, send_proxy_word);
+    found.compare("source", source, &new.source, source_word);
     health_settings(health, &new.health, &mut found);
     udp_settings(udp, &new.udp, &mut found);
     order(backends, &new.backends, &mut found);
@@ -310,6 +312,14 @@ fn key_part_word(part: KeyPart) -> String {
         KeyPart::DestinationIp => "destination_ip".to_owned(),
         KeyPart::DestinationPort => "destination_port".to_owned(),
         KeyPart::SourceNet(bits) => format!("source_net/{bits}"),
+    }
+}
+
+fn source_word(source: &Source) -> String {
+    match source {
+        Source::Any => "\"\"".to_owned(),
+        Source::Address(address) => address.to_string(),
+        Source::Client => "client".to_owned(),
     }
 }
 

@@ -70,6 +70,7 @@ fn defaults_are_those_of_the_contract() {
             on_down: OnDown::Keep,
             refuse: Refuse::Reset,
             send_proxy: SendProxy::Off,
+            source: Source::Any,
             health: Health::Probed(Probe {
                 kind: ProbeKind::Tcp,
                 interval: seconds(2),

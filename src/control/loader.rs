@@ -6,7 +6,7 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::plan::{Address, Plan};
+use crate::config::plan::{self, Address, Plan};
 use crate::config::{self, Errors, MAX_TEXT};
 use crate::sys::interface;
 use crate::sys::socket::Target;
@@ -83,14 +83,16 @@ pub async fn load(source: &Source) -> Result<Loaded, LoadError> {
     for pool in &plan.pools {
         let mut of_pool = Vec::with_capacity(pool.backends.len());
         for backend in &pool.backends {
-            let target = resolve(&backend.address).await.map_err(|error| {
-                let backend = format!("{}/{}", pool.name, backend.name);
-                LoadError::Unresolved {
-                    backend,
-                    host: backend_host(pool, of_pool.len()),
-                    error,
-                }
-            })?;
+            let target = resolve(&backend.address, pool.source)
+                .await
+                .map_err(|error| {
+                    let backend = format!("{}/{}", pool.name, backend.name);
+                    LoadError::Unresolved {
+                        backend,
+                        host: backend_host(pool, of_pool.len()),
+                        error,
+                    }
+                })?;
             of_pool.push(target);
         }
         targets.push(of_pool);
@@ -98,7 +100,7 @@ pub async fn load(source: &Source) -> Result<Loaded, LoadError> {
     Ok(Loaded { plan, targets })
 }
 
-fn backend_host(pool: &config::plan::Pool, place: usize) -> String {
+fn backend_host(pool: &plan::Pool, place: usize) -> String {
     match &pool.backends[place].address {
         Address::Host(host, port) => format!("{host}:{port}"),
         Address::Ip(address) => address.to_string(),
@@ -106,7 +108,12 @@ fn backend_host(pool: &config::plan::Pool, place: usize) -> String {
     }
 }
 
-async fn resolve(address: &Address) -> io::Result<Target> {
+/// A name that has several addresses stands for the first that its pool's source suits.
+async fn resolve(address: &Address, source: plan::Source) -> io::Result<Target> {
+    let suits = |found: &SocketAddr| match source {
+        plan::Source::Address(own) => found.is_ipv4() == own.is_ipv4(),
+        plan::Source::Any | plan::Source::Client => true,
+    };
     match address {
         Address::Ip(address) => Ok(Target::Tcp(*address)),
         Address::Unix(path) => Ok(Target::Unix(path.clone())),
@@ -117,10 +124,10 @@ async fn resolve(address: &Address) -> io::Result<Target> {
                 let found = tokio::time::timeout(RESOLVE_TIMEOUT, looked_up)
                     .await
                     .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
-                    .next();
+                    .find(suits);
                 found
                     .map(Target::Tcp)
-                    .ok_or_else(|| io::ErrorKind::NotFound.into())
+                    .ok_or_else(|| io::Error::other("no address that `source` suits"))
             }
         },
     }

@@ -5,4 +5,5 @@ pub mod loader;
 mod prober;
 mod reload;
 mod sockets;
+mod sources;
 pub mod supervisor;

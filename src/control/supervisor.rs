@@ -17,8 +17,9 @@ use super::loader::{LoadError, Loaded, Source, load};
 use super::prober::Probers;
 use super::reload::Registry;
 use super::sockets::Sockets;
+use super::sources;
 use crate::config::diff::{Change, diff, summary};
-use crate::config::plan::{Global, Plan};
+use crate::config::plan::Plan;
 use crate::data::PIPES_PER_WORKER;
 use crate::data::mailbox::{Command, Mailbox, Report, Reports, Shared, WorkerState};
 use crate::data::worker::{self, Handle};
@@ -29,7 +30,7 @@ use crate::sys::socket::Listening;
 pub type Observer = Arc<dyn Fn(Event<'_>) + Send + Sync>;
 
 /// Called once when all sockets are bound and before anything is served: drops privileges.
-pub type OnBound = Box<dyn FnOnce(&Global) -> Result<(), String> + Send>;
+pub type OnBound = Box<dyn FnOnce(&Plan) -> Result<(), String> + Send>;
 
 /// What the control plane is started with.
 pub struct Settings {
@@ -120,7 +121,8 @@ impl Supervisor {
         let opened = sockets
             .open(&loaded.plan)
             .map_err(|error| Failure(error.to_string()))?;
-        if let Err(error) = (settings.on_bound)(&loaded.plan.global) {
+        let bound = (settings.on_bound)(&loaded.plan).and_then(|()| sources::check(&loaded));
+        if let Err(error) = bound {
             opened.abandon();
             return Err(Failure(error));
         }
@@ -271,6 +273,7 @@ impl Supervisor {
             return Err(Failure(change.to_string()));
         }
         let max = max_connections(&loaded.plan, &self.budget)?;
+        sources::check(&loaded).map_err(Failure)?;
         let opened = self
             .sockets
             .open(&loaded.plan)

@@ -45,7 +45,7 @@ pub(super) fn dial(
         };
         let index = picked.index;
         let target = &pool.targets[usize::from(index)];
-        match Stream::connect(target) {
+        match Stream::connect(target, pool.source(client)) {
             Ok(stream) => {
                 return Ok(Leg {
                     stream,

@@ -13,8 +13,9 @@ use crossbeam::channel::Sender;
 
 use crate::config::plan;
 use crate::lb::backend::BackendState;
-use crate::lb::balance::pick::Balancer;
+use crate::lb::balance::pick::{Balancer, Client};
 use crate::sys::socket::{Listening, Target};
+use crate::sys::source::Source;
 use crate::wire::quic::ServerId;
 
 /// The configuration in force, immutable, one pointer, replaced whole.
@@ -154,6 +155,15 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Where a client's connections to backends come from.
+    pub(super) fn source(&self, client: &Client) -> Source {
+        match self.plan.source {
+            plan::Source::Any => Source::Any,
+            plan::Source::Address(address) => Source::Own(address),
+            plan::Source::Client => Source::Client(client.source.ip()),
+        }
+    }
+
     /// The places in `other` of those members that are at `places` here, as far as they are in both.
     pub(super) fn places_in(&self, other: &Self, places: &[u16]) -> Vec<u16> {
         let members = |place: &u16| &self.balancer.members()[usize::from(*place)].state;

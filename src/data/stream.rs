@@ -9,6 +9,7 @@ use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 
 use crate::sys::socket::{self, Target};
+use crate::sys::source;
 
 /// A connected or connecting stream socket.
 #[derive(Debug)]
@@ -19,9 +20,11 @@ pub(super) enum Stream {
 
 impl Stream {
     /// A socket that is connecting to `target`.
-    pub(super) fn connect(target: &Target) -> io::Result<Self> {
+    pub(super) fn connect(target: &Target, source: source::Source) -> io::Result<Self> {
         Ok(match target {
-            Target::Tcp(address) => Self::Tcp(TcpStream::from_std(socket::connect_tcp(*address)?)),
+            Target::Tcp(address) => {
+                Self::Tcp(TcpStream::from_std(socket::connect_tcp(*address, source)?))
+            }
             Target::Unix(path) => Self::Unix(UnixStream::from_std(socket::connect_unix(path)?)),
         })
     }

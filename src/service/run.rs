@@ -8,11 +8,12 @@ use clap::Parser;
 use super::cli::{Cli, Command, Run, Source as Named};
 use super::exit::Exit;
 use super::{demo, logging, signals, systemd};
-use crate::config::plan::{Global, Plan};
+use crate::config::plan::{self, Plan};
 use crate::control::handle::requests;
 use crate::control::loader::{self, LoadError, Source};
 use crate::control::supervisor::{self, Settings};
-use crate::sys::{limits, privilege};
+use crate::sys::limits;
+use crate::sys::privilege::{self, Keep};
 
 /// Runs what the command line asks for.
 pub fn run() -> Exit {
@@ -114,9 +115,10 @@ fn serve(source: Source, plan: Plan) -> Result<(), String> {
     supervisor::run(settings, requests).map_err(|failure| failure.to_string())
 }
 
-/// Becomes the configured user, or says that it stays root.
-fn drop_privileges(global: &Global) -> Result<(), String> {
-    let (user, group) = (global.user.as_deref(), global.group.as_deref());
+/// Becomes the configured user, or says that it stays root. Threads that are to connect from addresses
+/// of clients are started after that and by this one, which alone keeps the right to.
+fn drop_privileges(plan: &Plan) -> Result<(), String> {
+    let (user, group) = (plan.global.user.as_deref(), plan.global.group.as_deref());
     if user.is_none() && group.is_none() {
         if privilege::is_root() {
             log::warn!("running as root: set global.user to drop privileges after binding");
@@ -128,8 +130,17 @@ fn drop_privileges(global: &Global) -> Result<(), String> {
     } else {
         "global.group"
     };
+    let is_transparent = plan
+        .pools
+        .iter()
+        .any(|pool| pool.source == plan::Source::Client);
+    let keep = if is_transparent {
+        Keep::Transparency
+    } else {
+        Keep::Nothing
+    };
     privilege::look_up(user, group)
-        .and_then(privilege::become_account)
+        .and_then(|account| privilege::become_account(account, keep))
         .map_err(|error| format!("{key}: {error}"))
 }
 

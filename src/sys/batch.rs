@@ -442,6 +442,7 @@ mod tests {
     use std::os::fd::AsFd as _;
 
     use super::super::datagram::{connect_udp, listen_udp};
+    use super::super::source::Source;
     use super::*;
 
     const V4: Towards = Towards::Connected { is_v4: true };
@@ -462,7 +463,7 @@ mod tests {
         for ip in ["127.0.0.1", "::1"] {
             let ip: IpAddr = ip.parse().unwrap();
             let listener = listen_udp(SocketAddr::new(ip, 0), true).unwrap();
-            let client = connect_udp(listener.local_addr().unwrap()).unwrap();
+            let client = connect_udp(listener.local_addr().unwrap(), Source::Any).unwrap();
             let bytes: Vec<u8> = (0..3_250u32).map(|n| n.to_le_bytes()[0]).collect();
             let train = Train {
                 bytes: &bytes,
@@ -503,7 +504,7 @@ mod tests {
     #[test]
     fn an_empty_datagram_and_the_largest_one_are_datagrams() {
         let listener = listen_udp(([127, 0, 0, 1], 0).into(), false).unwrap();
-        let client = connect_udp(listener.local_addr().unwrap()).unwrap();
+        let client = connect_udp(listener.local_addr().unwrap(), Source::Any).unwrap();
         let largest = vec![7; 65_507];
         for bytes in [&[][..], &largest] {
             let alone = Train {
@@ -523,7 +524,7 @@ mod tests {
     fn a_dual_socket_answers_an_ipv4_client_from_the_address_it_asked() {
         let listener = listen_udp("[::]:0".parse().unwrap(), false).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let client = connect_udp(([127, 0, 0, 2], port).into()).unwrap();
+        let client = connect_udp(([127, 0, 0, 2], port).into(), Source::Any).unwrap();
         client.send(b"question").unwrap();
         let mut batch = Batch::new();
         assert_eq!(receive(&mut batch, &listener), 1);

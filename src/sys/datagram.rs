@@ -7,6 +7,8 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, RcvBufForce, UdpGroSegment};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::source::{self, Source};
+
 /// Binds a datagram socket with SO_REUSEPORT, so that each worker can have its own on one address.
 /// `v6_only` matters for IPv6 only. What it receives comes with its destination and congestion mark,
 /// and in trains.
@@ -30,11 +32,12 @@ pub fn check_free_udp(address: SocketAddr, v6_only: bool) -> io::Result<()> {
     bound_udp(address, v6_only, false).map(drop)
 }
 
-/// A datagram socket that sends to `address` and hears only from there.
-pub fn connect_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+/// A datagram socket that sends to `address` from `source` and hears only from there.
+pub fn connect_udp(address: SocketAddr, source: Source) -> io::Result<UdpSocket> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     receives_trains(&socket, address.is_ipv4(), false)?;
+    source::bind(&socket, source, address)?;
     socket.connect(&address.into())?;
     Ok(socket.into())
 }

@@ -7,4 +7,5 @@ pub mod interface;
 pub mod limits;
 pub mod privilege;
 pub mod socket;
+pub mod source;
 pub mod splice;

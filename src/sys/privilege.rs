@@ -1,10 +1,13 @@
 //! Giving up privileges, for good.
-#![expect(unsafe_code, reason = "one prctl that no wrapper offers")]
 
 use std::io;
 
 use nix::unistd::{
     Gid, Group, Uid, User, getegid, geteuid, getgid, getuid, setgid, setgroups, setuid,
+};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_keep_capabilities,
+    set_no_new_privs,
 };
 
 /// An account to become.
@@ -12,6 +15,28 @@ use nix::unistd::{
 pub struct Account {
     user: Uid,
     group: Gid,
+}
+
+/// What is kept of root's privileges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing.
+    Nothing,
+    /// Connecting from addresses of others, in this thread and those that it starts from now on.
+    Transparency,
+}
+
+impl Keep {
+    /// CAP_NET_ADMIN, or CAP_NET_RAW where there is no other: containers often have it.
+    fn capability(self) -> io::Result<CapabilitySet> {
+        let held = match self {
+            Self::Nothing => CapabilitySet::empty(),
+            Self::Transparency => capabilities(None)?.permitted,
+        };
+        let candidates = [CapabilitySet::NET_ADMIN, CapabilitySet::NET_RAW];
+        let kept = candidates.into_iter().find(|one| held.contains(*one));
+        Ok(kept.unwrap_or_else(CapabilitySet::empty))
+    }
 }
 
 /// Whether the process runs as root.
@@ -44,7 +69,10 @@ pub fn look_up(user: Option<&str>, group: Option<&str>) -> io::Result<Account> {
 /// Becomes `account` in every thread: supplementary groups go first, then the group, then the user,
 /// and then there must be no way back. Whoever is this account already and not root has nothing to
 /// give up, and under a service manager maybe not even the right to ask.
-pub fn become_account(account: Account) -> io::Result<()> {
+///
+/// What is kept is kept in the calling thread alone: the other threads, which have not asked for it,
+/// lose everything.
+pub fn become_account(account: Account, keep: Keep) -> io::Result<()> {
     let now = (getuid(), geteuid(), getgid(), getegid());
     if !is_root() && now == (account.user, account.user, account.group, account.group) {
         return Ok(());
@@ -53,8 +81,22 @@ pub fn become_account(account: Account) -> io::Result<()> {
         setgroups(&[])?;
     }
     setgid(account.group)?;
+    if account.user.is_root() {
+        return Ok(setuid(account.user)?);
+    }
+    let kept = keep.capability()?;
+    set_keep_capabilities(!kept.is_empty())?;
     setuid(account.user)?;
-    if !account.user.is_root() && setuid(Uid::from_raw(0)).is_ok() {
+    set_keep_capabilities(false)?;
+    if !kept.is_empty() {
+        let sets = CapabilitySets {
+            effective: kept,
+            permitted: kept,
+            inheritable: CapabilitySet::empty(),
+        };
+        set_capabilities(None, sets)?;
+    }
+    if setuid(Uid::from_raw(0)).is_ok() {
         return Err(io::Error::other("root privileges could be taken back"));
     }
     Ok(())
@@ -62,13 +104,7 @@ pub fn become_account(account: Account) -> io::Result<()> {
 
 /// Forbids this thread and those it starts to gain privileges by executing a file.
 pub fn forbid_new() -> io::Result<()> {
-    // SAFETY: PR_SET_NO_NEW_PRIVS reads its four arguments as numbers and touches no memory.
-    let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    Ok(set_no_new_privs(true)?)
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
+use super::source::{self, Source};
+
 /// A bound, non-blocking socket that clients come to.
 #[derive(Debug)]
 pub enum Listening {
@@ -54,7 +56,7 @@ impl Target {
             // For TCP it means that no port or route is left; a Unix socket's queue is full.
             Some(libc::EAGAIN) => matches!(self, Self::Tcp(_)),
             Some(libc::EADDRNOTAVAIL | libc::EPERM | libc::EACCES) => true,
-            _ => is_exhaustion(error),
+            _ => is_exhaustion(error) || source::is_missing(error),
         }
     }
 }
@@ -123,11 +125,11 @@ pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     Ok(socket.into())
 }
 
-/// A non-blocking TCP socket that is connecting to `address`; writable once it is connected. The
-/// last packet of the handshake waits for the first bytes, to go with them: one packet less per
-/// connection. If no bytes follow at once, `acknowledge_now` must send it. TCP_NODELAY is left to the
-/// caller, who needs it from the second write on.
-pub fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
+/// A non-blocking TCP socket that is connecting to `address` from `source`; writable once it is
+/// connected. The last packet of the handshake waits for the first bytes, to go with them: one packet
+/// less per connection. If no bytes follow at once, `acknowledge_now` must send it. TCP_NODELAY is
+/// left to the caller, who needs it from the second write on.
+pub fn connect_tcp(address: SocketAddr, source: Source) -> io::Result<TcpStream> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
@@ -136,6 +138,7 @@ pub fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_oobinline(&socket, true)?;
     sockopt::set_tcp_quickack(&socket, false)?;
+    source::bind(&socket, source, address)?;
     match rustix::net::connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS) => {}
         Err(error) => return Err(error.into()),

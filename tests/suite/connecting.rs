@@ -1,5 +1,7 @@
 //! Connecting to backends and trying again: conformance B.
 
+mod sources;
+
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::Command;

@@ -15,13 +15,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, LocalSet};
 
-use crate::config::plan::{Health, OnDown, Probe, ProbeKind};
+use crate::config::plan::{self, Health, OnDown, Probe, ProbeKind};
 use crate::data::mailbox::{Command, Mailbox, Pool};
 use crate::lb::backend::BackendState;
 use crate::lb::health::counter::{Counter, Transition};
 use crate::lb::health::schedule::{Intervals, first_delay, next_delay};
 use crate::lb::rng::Rng;
 use crate::sys::socket::Target;
+use crate::sys::source::Source;
 
 /// The probers of all backends.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ type Identity = (String, String);
 #[derive(Clone, Debug, PartialEq)]
 struct Subject {
     target: Target,
+    source: Source,
     probe: Probe,
     on_down: OnDown,
 }
@@ -83,6 +85,7 @@ impl Probers {
                 let target = probed(target, probe.port);
                 let subject = Subject {
                     target,
+                    source: probing(pool.plan.source),
                     probe: probe.clone(),
                     on_down: pool.plan.on_down,
                 };
@@ -183,10 +186,12 @@ impl Prober {
             }
             let slots = Arc::clone(&self.slots);
             let slot = slots.acquire().await;
-            let target = &self.subject.target;
+            let (target, source) = (&self.subject.target, self.subject.source);
             let outcome = match &self.subject.probe.kind {
-                ProbeKind::Tcp => tcp::probe(target, timeout).await,
-                ProbeKind::Udp { send, expect } => udp::probe(target, send, expect, timeout).await,
+                ProbeKind::Tcp => tcp::probe(target, source, timeout).await,
+                ProbeKind::Udp { send, expect } => {
+                    udp::probe(target, source, send, expect, timeout).await
+                }
             };
             drop(slot);
             self.state.clear_suspicion();
@@ -243,6 +248,14 @@ impl Prober {
         if let Some(cut) = self.cut.take() {
             cut.abort();
         }
+    }
+}
+
+/// Where the probes of a pool come from. They have no client whose address they could have.
+const fn probing(source: plan::Source) -> Source {
+    match source {
+        plan::Source::Address(address) => Source::Own(address),
+        plan::Source::Any | plan::Source::Client => Source::Any,
     }
 }
 

@@ -5,16 +5,17 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, UnixStream};
 use tokio::time::timeout;
 
 use super::Outcome;
 use crate::sys::socket::{self, Target};
+use crate::sys::source::{self, Source};
 
-/// Connects and closes.
-pub(super) async fn probe(target: &Target, within: Duration) -> Outcome {
+/// Connects from `source` and closes.
+pub(super) async fn probe(target: &Target, source: Source, within: Duration) -> Outcome {
     let connected = match target {
-        Target::Tcp(address) => timeout(within, connect(*address)).await,
+        Target::Tcp(address) => timeout(within, connect(*address, source)).await,
         Target::Unix(path) => timeout(within, UnixStream::connect(path)).await.map(void),
     };
     match connected {
@@ -25,8 +26,13 @@ pub(super) async fn probe(target: &Target, within: Duration) -> Outcome {
     }
 }
 
-async fn connect(address: SocketAddr) -> io::Result<()> {
-    let stream = TcpStream::connect(address).await?;
+async fn connect(address: SocketAddr, source: Source) -> io::Result<()> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    source::bind(&socket, source, address)?;
+    let stream = socket.connect(address).await?;
     socket::refuse_itself(stream.as_fd(), address)
 }
 

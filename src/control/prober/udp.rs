@@ -10,11 +10,13 @@ use tokio::time::timeout;
 
 use super::Outcome;
 use crate::sys::socket::Target;
+use crate::sys::source::Source;
 
-/// Sends a datagram from a port of its own, so that no late answer to another probe is taken for the
-/// answer to this one, and waits for an answer that begins with `expect`.
+/// Sends a datagram from `source` and waits for an answer that begins with `expect`. Its port is its
+/// own, so that no late answer to another probe is taken for the answer to this one.
 pub(super) async fn probe(
     target: &Target,
+    source: Source,
     send: &[u8],
     expect: &[u8],
     within: Duration,
@@ -23,7 +25,7 @@ pub(super) async fn probe(
         // The plan was checked: Unix sockets are not probed by datagrams.
         return Outcome::Failed(io::ErrorKind::Unsupported.into());
     };
-    match timeout(within, ask(*address, send, expect.len())).await {
+    match timeout(within, ask(*address, source, send, expect.len())).await {
         Ok(Ok(answer)) if answer == expect => Outcome::Passed,
         Ok(Ok(_)) => Outcome::Failed(io::Error::other("another answer than the expected one")),
         Ok(Err(error)) if target.is_local(&error) => Outcome::Inconclusive(error),
@@ -34,12 +36,18 @@ pub(super) async fn probe(
 }
 
 /// The first `length` bytes of the answer.
-async fn ask(address: SocketAddr, send: &[u8], length: usize) -> io::Result<Vec<u8>> {
-    let any: IpAddr = match address {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+async fn ask(
+    address: SocketAddr,
+    source: Source,
+    send: &[u8],
+    length: usize,
+) -> io::Result<Vec<u8>> {
+    let own: IpAddr = match (source, address) {
+        (Source::Own(own) | Source::Client(own), _) => own,
+        (Source::Any, SocketAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+        (Source::Any, SocketAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = UdpSocket::bind((any, 0)).await?;
+    let socket = UdpSocket::bind((own, 0)).await?;
     socket.connect(address).await?;
     socket.send(send).await?;
     let mut answer = vec![0; length];

@@ -196,7 +196,7 @@ impl Gate {
             let Some(picked) = named.take().or_else(|| pick(kit)) else {
                 break;
             };
-            match wires.wire(pool, picked.index) {
+            match wires.wire(pool, picked.index, &client) {
                 Ok(wire) => return Ok(Leg::new(wire, picked, pool, admission)),
                 Err(error) => {
                     reason = Dropped::Local;
@@ -242,7 +242,7 @@ impl Gate {
         let better = picked
             .ok()
             .filter(|picked| current.is_none() || picked.lease.backend().is_up());
-        let wire = better.map(|picked| (wires.wire(pool, picked.index), picked));
+        let wire = better.map(|picked| (wires.wire(pool, picked.index, &client), picked));
         if let Some((Ok(wire), picked)) = wire {
             leg.move_to(wire, picked, pool);
             return true;

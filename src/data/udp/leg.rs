@@ -19,11 +19,12 @@ use crate::data::kit::Kit;
 use crate::data::listen::Admission;
 use crate::data::mailbox::Pool;
 use crate::lb::backend::{BackendState, Lease};
-use crate::lb::balance::pick::{Member, Picked};
+use crate::lb::balance::pick::{Client, Member, Picked};
 use crate::lb::traffic::flow::Answers;
 use crate::sys::batch::{self, Batch, Sent, Towards, Train};
 use crate::sys::datagram;
 use crate::sys::socket::Target;
+use crate::sys::source;
 
 /// What a flow keeps with it.
 #[derive(Debug)]
@@ -49,10 +50,10 @@ pub(super) struct Wire {
     trains: Cell<bool>,
 }
 
-/// The sockets of flows that expect no answers: those to one backend share one, and take no
-/// descriptor of their own.
+/// The sockets of flows that expect no answers: those from one source to one backend share one, and
+/// take no descriptor of their own.
 #[derive(Debug, Default)]
-pub(super) struct SharedWires(HashMap<SocketAddr, Weak<Wire>>);
+pub(super) struct SharedWires(HashMap<(source::Source, SocketAddr), Weak<Wire>>);
 
 /// What became of a train.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +66,9 @@ pub(super) enum Outcome {
 }
 
 impl Wire {
-    fn open(address: SocketAddr) -> io::Result<Self> {
+    fn open(source: source::Source, address: SocketAddr) -> io::Result<Self> {
         Ok(Self {
-            socket: UdpSocket::from_std(datagram::connect_udp(address)?),
+            socket: UdpSocket::from_std(datagram::connect_udp(address, source)?),
             is_v4: address.is_ipv4(),
             trains: Cell::new(true),
         })
@@ -75,21 +76,29 @@ impl Wire {
 }
 
 impl SharedWires {
-    /// A socket to the member of this place: one of the flow's own if it waits for answers.
-    pub(super) fn wire(&mut self, pool: &Pool, index: u16) -> io::Result<Rc<Wire>> {
+    /// A socket to the member of this place: one of the flow's own if it waits for answers, or if its
+    /// source is its client.
+    pub(super) fn wire(
+        &mut self,
+        pool: &Pool,
+        index: u16,
+        client: &Client,
+    ) -> io::Result<Rc<Wire>> {
         let Target::Tcp(address) = pool.targets[usize::from(index)] else {
             // The plan was checked: pools of UDP listeners have no Unix sockets.
             return Err(io::ErrorKind::Unsupported.into());
         };
-        if pool.plan.udp.rules.answers != Answers::None {
-            return Wire::open(address).map(Rc::new);
+        let source = pool.source(client);
+        let is_of_client = matches!(source, source::Source::Client(_));
+        if is_of_client || pool.plan.udp.rules.answers != Answers::None {
+            return Wire::open(source, address).map(Rc::new);
         }
-        if let Some(wire) = self.0.get(&address).and_then(Weak::upgrade) {
+        if let Some(wire) = self.0.get(&(source, address)).and_then(Weak::upgrade) {
             return Ok(wire);
         }
         self.0.retain(|_, wire| wire.strong_count() > 0);
-        let wire = Rc::new(Wire::open(address)?);
-        self.0.insert(address, Rc::downgrade(&wire));
+        let wire = Rc::new(Wire::open(source, address)?);
+        self.0.insert((source, address), Rc::downgrade(&wire));
         Ok(wire)
     }
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
+use std::process::Command;
 
 use super::{TWO_WORKERS, ping};
-use crate::harness::{Config, Proxy, Served, connect, process, scale};
+use crate::harness::{Config, Listening, Proxy, Served, connect, connect_from, process, scale};
 
 #[test]
 fn sec_01_nothing_is_left_of_root_in_any_thread() {
@@ -22,35 +24,83 @@ fn sec_01_nothing_is_left_of_root_in_any_thread() {
     proxy.reload(&config.with("weight = 1")).unwrap();
     ping(&mut connect(proxy.front()));
     let four = |number: u32| [number; 4].map(|number| number.to_string()).join("\t");
-    let none = "0000000000000000".to_owned();
-    let tasks = fs::read_dir(format!("/proc/{}/task", proxy.id())).unwrap();
-    let mut threads = 0;
-    for task in tasks.flatten() {
-        // A thread that ends meanwhile has nothing at all.
-        let Ok(status) = fs::read_to_string(task.path().join("status")) else {
-            continue;
-        };
-        threads += 1;
-        let fields: BTreeMap<&str, &str> = status
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .map(|(key, value)| (key, value.trim()))
-            .collect();
+    let threads = threads(proxy.id());
+    assert!(threads.len() >= 4, "two workers, control and signals");
+    for fields in threads {
         for (key, expected) in [
             ("Uid", four(nobody.uid.as_raw())),
             ("Gid", four(nobody.gid.as_raw())),
             ("Groups", String::new()),
-            ("CapInh", none.clone()),
-            ("CapPrm", none.clone()),
-            ("CapEff", none.clone()),
-            ("CapAmb", none.clone()),
+            ("CapInh", NONE.to_owned()),
+            ("CapPrm", NONE.to_owned()),
+            ("CapEff", NONE.to_owned()),
+            ("CapAmb", NONE.to_owned()),
             ("NoNewPrivs", "1".to_owned()),
         ] {
-            assert_eq!(fields[key], expected, "{key} of\n{status}");
+            assert_eq!(fields[key], expected, "{key} of {fields:#?}");
         }
     }
-    assert!(threads >= 4, "two workers, control and signals: {threads}");
     proxy.finish();
+}
+
+/// What the kernel says of each thread of process `id`.
+fn threads(id: u32) -> Vec<BTreeMap<String, String>> {
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).unwrap();
+    let fields = |task: fs::DirEntry| {
+        // A thread that ends meanwhile has nothing at all.
+        let status = fs::read_to_string(task.path().join("status")).ok()?;
+        let lines = status.lines().filter_map(|line| line.split_once(':'));
+        Some(
+            lines
+                .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
+                .collect(),
+        )
+    };
+    tasks.flatten().filter_map(fields).collect()
+}
+
+/// No capability, as the kernel shows it.
+const NONE: &str = "0000000000000000";
+
+#[test]
+fn con_20_only_the_one_capability_is_kept_and_only_where_it_is_used() {
+    const NET_ADMIN: &str = "0000000000001000";
+    const NET_RAW: &str = "0000000000002000";
+    if !nix::unistd::geteuid().is_root() {
+        return scale::skip("con_20", "only root has privileges to lose");
+    }
+    let backend = Listening::start(TWO_WORKERS.family);
+    let config = Config::of(TWO_WORKERS, &[backend.address])
+        .global("user = \"nobody\"")
+        .pool("source = \"client\"");
+    for (without, kept) in [("-sys_admin", NET_ADMIN), ("-net_admin", NET_RAW)] {
+        let proxy = Proxy::start_with(&config, |command| {
+            let mut inside = Command::new("setpriv");
+            inside.arg(format!("--bounding-set={without}"));
+            inside.arg(command.get_program()).args(command.get_args());
+            inside
+        });
+        proxy.reload(&config.clone().with("weight = 1")).unwrap();
+        let client = connect_from([127, 0, 0, 9].into(), proxy.front()).unwrap();
+        let server = backend.accept();
+        assert_eq!(
+            server.peer_addr().unwrap().ip(),
+            IpAddr::from([127, 0, 0, 9])
+        );
+        let mut holders = 0;
+        for fields in threads(proxy.id()) {
+            let held = ["CapInh", "CapPrm", "CapEff", "CapAmb"].map(|key| fields[key].as_str());
+            let is_holder = fields["Name"] != "signals";
+            holders += usize::from(is_holder);
+            let held_by_it = if is_holder { kept } else { NONE };
+            assert_eq!(held, [NONE, held_by_it, held_by_it, NONE], "{fields:#?}");
+            assert_eq!(fields["NoNewPrivs"], "1");
+            assert!(!fields["Uid"].contains('0'), "{}", fields["Uid"]);
+        }
+        assert!(holders >= 3, "two workers and control: {holders}");
+        drop((client, server));
+        proxy.finish();
+    }
 }
 
 #[test]
@@ -77,7 +127,7 @@ fn an_account_that_does_not_exist_is_an_error_before_anybody_is_served() {
         .also_listening("socket", &format!("\"unix:{}\"", path.display()))
         .global("user = \"no-such-user\"");
     fs::write(folder.config(), config.text()).unwrap();
-    let mut command = std::process::Command::new(crate::harness::EVENKEEL);
+    let mut command = Command::new(crate::harness::EVENKEEL);
     command.arg("run").arg("-c").arg(folder.config());
     let output = command.output().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();

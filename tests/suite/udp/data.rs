@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use evenkeel::sys::batch::{Batch, Towards, Train, send};
 use evenkeel::sys::datagram::{connect_udp, listen_udp};
+use evenkeel::sys::source::Source;
 
 use crate::harness::scale::amount;
 use crate::harness::udp::{
@@ -191,7 +192,7 @@ fn udp_28_a_train_keeps_its_cars() {
     on_every_axis(|axis| {
         let backend = listen_udp(axis.family.any(), true).unwrap();
         let proxy = Proxy::start(&Config::udp(axis, &[backend.local_addr().unwrap()]));
-        let client = connect_udp(proxy.front()).unwrap();
+        let client = connect_udp(proxy.front(), Source::Any).unwrap();
         let towards = Towards::Connected {
             is_v4: axis.family == Family::V4,
         };
@@ -253,7 +254,7 @@ fn udp_29_congestion_marks_are_kept_and_other_marks_are_not() {
     on_every_axis(|axis| {
         let backend = listen_udp(axis.family.any(), true).unwrap();
         let proxy = Proxy::start(&Config::udp(axis, &[backend.local_addr().unwrap()]));
-        let client = connect_udp(proxy.front()).unwrap();
+        let client = connect_udp(proxy.front(), Source::Any).unwrap();
         let mut batch = Batch::new();
         let mut receive = |socket: &UdpSocket| {
             until("a datagram", || batch.receive(socket.as_fd()).is_ok());

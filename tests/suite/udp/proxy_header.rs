@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 
 use evenkeel::sys::batch::{Towards, Train, send};
 use evenkeel::sys::datagram::connect_udp;
+use evenkeel::sys::source::Source;
 
 use super::data::on_every_axis;
 use crate::harness::proxy_protocol::{self, DATAGRAMS};
@@ -50,7 +51,7 @@ fn ppx_24_each_car_of_a_train_has_the_header() {
     on_every_axis(|axis| {
         let backend = socket(axis.family);
         let proxy = Proxy::start(&config(axis, backend.local_addr().unwrap()));
-        let client = connect_udp(proxy.front()).unwrap();
+        let client = connect_udp(proxy.front(), Source::Any).unwrap();
         let header = header(client.local_addr().unwrap(), proxy.front());
         let bytes = Payload::new(24).bytes(20 * 1_200 + 7);
         let train = Train {
