@@ -1,7 +1,7 @@
 //! Where connections to backends come from.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::process::Command;
 
 use crate::harness::namespace::{Host, run};
@@ -323,6 +323,26 @@ fn con_20_a_client_that_cannot_be_the_source_is_refused() {
         let totals = proxy.finish();
         assert_eq!(totals.front("refused"), 1);
         assert_eq!(totals.listeners["datagrams"]["dropped local:"], 1);
+        assert_eq!(totals.backends("connect failures"), 0);
+    });
+}
+
+/// Which interface it is on is not known any more.
+#[test]
+fn con_20_a_client_with_a_link_local_address_is_refused() {
+    in_namespace("con_20", "ip addr add fe80::9/64 dev lo nodad", || {
+        let backend = Listening::start(Family::V6);
+        let config = Config::of(Axis::PLAIN, &[backend.address])
+            .listener("bind = \"[::]:30000\"")
+            .pool("source = \"client\"");
+        let mut proxy = Proxy::start(&config);
+        proxy.expect("client refused: cannot connect from fe80::9: Invalid argument");
+        let loopback = 1;
+        let front = SocketAddrV6::new("fe80::9".parse().unwrap(), 30_000, 0, loopback);
+        refused(front.into());
+        assert!(backend.try_accept().is_none());
+        let totals = proxy.finish();
+        assert_eq!(totals.front("refused"), 1);
         assert_eq!(totals.backends("connect failures"), 0);
     });
 }
