@@ -1,14 +1,18 @@
-//! Real QUIC: quinn on both sides of the proxy.
+//! Real QUIC: HTTP/3 by quinn and h3 on both sides of the proxy.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use quinn::rustls::RootCertStore;
+use bytes::{Buf as _, Bytes};
+use h3::quic::BidiStream;
+use http::{Request, Response};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use quinn::rustls::{self, RootCertStore};
 use quinn::{
     ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
     ServerConfig, TokioRuntime,
@@ -39,7 +43,7 @@ impl Identity {
     }
 }
 
-/// A server that sends back what each stream brings.
+/// A server that answers each request with the body that it brings.
 struct Server {
     address: SocketAddr,
     /// Connections accepted.
@@ -64,8 +68,12 @@ impl Server {
         let socket = socket(family);
         let address = socket.local_addr().expect("bound");
         let key = PrivateKeyDer::from(identity.key.clone_key());
-        let config = ServerConfig::with_single_cert(vec![identity.certificate.clone()], key);
-        let config = config.expect("a key and its certificate");
+        let tls = rustls::ServerConfig::builder().with_no_client_auth();
+        let tls = tls.with_single_cert(vec![identity.certificate.clone()], key);
+        let mut tls = tls.expect("a key and its certificate");
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        let tls = QuicServerConfig::try_from(tls).expect("TLS 1.3");
+        let config = ServerConfig::with_crypto(Arc::new(tls));
         let count = Arc::new(AtomicU64::new(0));
         let (stop, stopped) = oneshot::channel();
         let accepted = Arc::clone(&count);
@@ -129,23 +137,41 @@ async fn serve(endpoint: Endpoint, accepted: Arc<AtomicU64>) {
             let Ok(connection) = incoming.await else {
                 return;
             };
-            while let Ok((mut send, mut receive)) = connection.accept_bi().await {
-                while let Ok(Some(chunk)) = receive.read_chunk(CHUNK, true).await {
-                    if send.write_chunk(chunk.bytes).await.is_err() {
-                        return;
-                    }
-                }
-                drop(send.finish());
+            let connection = h3_quinn::Connection::new(connection);
+            let Ok(mut connection) = h3::server::Connection::new(connection).await else {
+                return;
+            };
+            while let Ok(Some(request)) = connection.accept().await {
+                drop(tokio::spawn(async move {
+                    let (_, stream) = request.resolve_request().await?;
+                    answer(stream).await
+                }));
             }
         }));
     }
+}
+
+async fn answer<S: BidiStream<Bytes>>(
+    mut stream: h3::server::RequestStream<S, Bytes>,
+) -> Result<(), h3::error::StreamError> {
+    stream.send_response(Response::new(())).await?;
+    let (mut send, mut receive) = stream.split();
+    while let Some(mut piece) = receive.recv_data().await? {
+        send.send_data(piece.copy_to_bytes(piece.remaining()))
+            .await?;
+    }
+    send.finish().await
 }
 
 /// A client on a port of its own.
 fn client(family: Family, identity: &Identity) -> Endpoint {
     let mut roots = RootCertStore::empty();
     roots.add(identity.certificate.clone()).expect("a root");
-    let config = ClientConfig::with_root_certificates(Arc::new(roots)).expect("a root");
+    let tls = rustls::ClientConfig::builder().with_root_certificates(roots);
+    let mut tls = tls.with_no_client_auth();
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let tls = QuicClientConfig::try_from(tls).expect("TLS 1.3");
+    let config = ClientConfig::new(Arc::new(tls));
     let settings = EndpointConfig::default();
     let endpoint = Endpoint::new(settings, None, socket(family), Arc::new(TokioRuntime));
     let mut endpoint = endpoint.expect("a socket");
@@ -153,37 +179,49 @@ fn client(family: Family, identity: &Identity) -> Endpoint {
     endpoint
 }
 
-/// Sends `count` bytes, and checks that exactly these come back. Tells `progress` how many have.
+/// Posts `count` bytes, and checks that exactly these come back. Tells `progress` how many have.
 async fn exchange(
     connection: &Connection,
     payload: Payload,
     count: u64,
     mut progress: impl FnMut(u64),
 ) {
-    let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
-    let sending = async {
-        let mut sent = 0;
-        let mut buffer = vec![0; CHUNK];
-        while sent < count {
-            let now = buffer
-                .len()
-                .min(usize::try_from(count - sent).unwrap_or(CHUNK));
-            payload.fill(sent, &mut buffer[..now]);
-            send.write_all(&buffer[..now]).await.expect("sent");
-            sent += now as u64;
-        }
-        send.finish().expect("open");
+    let connection = h3_quinn::Connection::new(connection.clone());
+    let connection = h3::client::new(connection).await;
+    let (mut connection, mut requests) = connection.expect("HTTP/3");
+    let request = Request::post(format!("https://{NAME}/")).body(());
+    let exchange = async {
+        let stream = requests.send_request(request.expect("a request")).await;
+        let (mut send, mut receive) = stream.expect("a stream").split();
+        let sending = async {
+            let mut sent = 0;
+            while sent < count {
+                let now = usize::try_from(count - sent).map_or(CHUNK, |left| left.min(CHUNK));
+                let mut buffer = vec![0; now];
+                payload.fill(sent, &mut buffer);
+                send.send_data(buffer.into()).await.expect("sent");
+                sent += now as u64;
+            }
+            send.finish().await.expect("open");
+        };
+        let receiving = async {
+            let answer = receive.recv_response().await.expect("an answer");
+            assert!(answer.status().is_success());
+            let mut received = 0;
+            while let Some(mut piece) = receive.recv_data().await.expect("received") {
+                let bytes = piece.copy_to_bytes(piece.remaining());
+                payload.check(received, &bytes);
+                received += bytes.len() as u64;
+                progress(received);
+            }
+            assert_eq!(received, count);
+        };
+        tokio::join!(sending, receiving);
     };
-    let receiving = async {
-        let mut received = 0;
-        while let Some(chunk) = receive.read_chunk(CHUNK, true).await.expect("received") {
-            payload.check(received, &chunk.bytes);
-            received += chunk.bytes.len() as u64;
-            progress(received);
-        }
-        assert_eq!(received, count);
-    };
-    tokio::join!(sending, receiving);
+    tokio::select! {
+        () = exchange => {}
+        error = poll_fn(|context| connection.poll_close(context)) => panic!("{error}"),
+    }
 }
 
 fn runtime() -> Runtime {
@@ -281,7 +319,10 @@ const MOVES: u64 = 5;
 
 const NAME: &str = "service.test";
 
-/// Bytes taken at a time.
+/// HTTP/3 (RFC 9114).
+const ALPN: &[u8] = b"h3";
+
+/// Bytes sent at a time.
 const CHUNK: usize = 64 * 1024;
 
 /// For the whole of an exchange.
