@@ -148,6 +148,15 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// A resolver that takes longer is down.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "configuration file {}", path.display()),
+            Self::Fixed(_) => f.write_str("configuration from flags"),
+        }
+    }
+}
+
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

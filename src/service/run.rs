@@ -66,6 +66,7 @@ fn balance(run: &Run) -> Exit {
             return exit;
         }
     };
+    log::info!("evenkeel {}, {source}", env!("CARGO_PKG_VERSION"));
     match serve(source, plan) {
         Ok(()) => Exit::Done,
         Err(error) => {

@@ -474,3 +474,17 @@ fn cfg_08_what_is_no_file_is_said_so() {
 
 /// An account without any rights.
 pub(super) const NOBODY: u32 = 65_534;
+
+#[test]
+fn the_log_begins_with_the_version_and_the_file() {
+    let backend = Served::echo(Family::V4);
+    let proxy = Proxy::start(&Config::of(Axis::PLAIN, &[backend.address]));
+    let version = env!("CARGO_PKG_VERSION");
+    let file = format!("{}/", proxy.folder().display());
+    assert!(
+        proxy
+            .log
+            .has(&format!("evenkeel {version}, configuration file {file}"))
+    );
+    proxy.finish();
+}
