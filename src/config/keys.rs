@@ -194,7 +194,7 @@ pub(super) const GLOBAL: Section = Section {
         row("workers", Takes::AutoOr(1, MAX_WORKERS), text("auto"),
             "Worker threads; auto = one per core"),
         row("max_connections", Takes::AutoOr(1, MAX_CONNECTIONS), text("auto"),
-            "Sessions open at once; auto = what the limit on open files allows"),
+            "Sessions and flows open at once; auto = what the limit on open files allows"),
         row("drain_timeout", TIME_OR_ZERO, text("5m"),
             "How long a stop waits for sessions to end before it resets them"),
         row("user", Takes::Text, text(""), "Account to drop to after binding; empty = stay"),

@@ -129,6 +129,8 @@ impl Supervisor {
         let shared = Arc::new(Shared {
             open: AtomicU32::new(0),
             max_connections: AtomicU32::new(max),
+            descriptors: AtomicU32::new(0),
+            descriptors_max: budget.open,
             workers: (0..count).map(|_| WorkerState::default()).collect(),
         });
         let (sender, reports) = unbounded_channel();
@@ -143,10 +145,7 @@ impl Supervisor {
         })
         .map_err(|error| fail("cannot start a worker", error))?;
         let mailboxes: Vec<Mailbox> = workers.iter().map(|w| w.mailbox.clone()).collect();
-        log::info!(
-            "{count} workers; {budget}; at most {} sessions",
-            shared.max_connections.load(Relaxed)
-        );
+        log::info!("{count} workers; {budget}");
         let mut supervisor = Self {
             source: settings.source,
             plan: loaded.plan.clone(),
@@ -464,11 +463,13 @@ fn spend(descriptors: u64, workers: usize, plan: &Plan) -> Result<Budget, Failur
     })
 }
 
-/// The sessions the plan allows, which must be within the budget.
+/// The sessions and flows that the plan allows, 0 = as many as the descriptors do. Sessions must be
+/// within the budget; some flows take no descriptor.
 fn max_connections(plan: &Plan, budget: &Budget) -> Result<u32, Failure> {
+    let has_sessions = || plan.listeners.iter().any(|listener| !listener.is_udp());
     match plan.global.max_connections {
-        None => Ok(budget.sessions),
-        Some(wanted) if wanted <= budget.sessions => Ok(wanted),
+        None => Ok(0),
+        Some(wanted) if wanted <= budget.sessions() || !has_sessions() => Ok(wanted),
         Some(wanted) => Err(Failure(format!(
             "global.max_connections: {wanted} is more than RLIMIT_NOFILE carries ({budget}); lower \
              it or raise the limit"

@@ -135,8 +135,10 @@ impl Listener {
     /// Accepts one connection. Its place under every limit is taken before, so that no limit is
     /// ever passed, by any number of workers.
     pub(super) fn accept(&mut self, shared: &Arc<Shared>, worker: usize) -> Accept {
-        let limit = self.route.listener.plan.max_connections;
-        let admission = match Admission::take(shared, &self.route.listener, limit, worker) {
+        let most = self.route.listener.plan.max_connections;
+        let limit = Limit::new("listener.max_connections", most);
+        let listener = &self.route.listener;
+        let admission = match Admission::take(shared, listener, limit, OF_SESSION, worker) {
             Ok(admission) => admission,
             Err(limit) => return Accept::Full(limit),
         };
@@ -189,28 +191,58 @@ impl Listener {
     }
 }
 
-/// A connection's place under the limits, given back when it is dropped.
+/// What a listener may hold open at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    /// Where it is set.
+    pub(super) name: &'static str,
+    /// 0 = no limit.
+    pub(super) most: u32,
+}
+
+impl Limit {
+    pub(super) const fn new(name: &'static str, most: u32) -> Self {
+        Self { name, most }
+    }
+
+    /// What the descriptors of this process allow.
+    pub(super) fn of_descriptors(shared: &Shared) -> Self {
+        Self::new("the limit on open files", shared.descriptors_max)
+    }
+}
+
+/// A place under the limits of a connection or a flow, given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Admission {
     shared: Arc<Shared>,
     listener: Arc<ListenerCounters>,
     worker: usize,
+    descriptors: u32,
 }
 
 impl Admission {
-    /// Takes a place under the global and the listener's limit, or says which one is reached.
+    /// Takes a place under the global and the listener's limit, and so many descriptors; or says what
+    /// is in the way.
     pub(super) fn take(
         shared: &Arc<Shared>,
         listener: &mailbox::Listener,
-        limit: u32,
+        limit: Limit,
+        descriptors: u32,
         worker: usize,
     ) -> Result<Self, &'static str> {
-        if !take_one(&shared.open, shared.max_connections.load(Relaxed)) {
+        let of_process = Limit::of_descriptors(shared);
+        if !take(&shared.descriptors, descriptors, of_process.most) {
+            return Err(of_process.name);
+        }
+        let give_back = || shared.descriptors.fetch_sub(descriptors, Relaxed);
+        if !take(&shared.open, 1, shared.max_connections.load(Relaxed)) {
+            give_back();
             return Err("global.max_connections");
         }
-        if !take_one(&listener.counters.open, limit) {
+        if !take(&listener.counters.open, 1, limit.most) {
+            give_back();
             shared.open.fetch_sub(1, Relaxed);
-            return Err("listener.max_connections");
+            return Err(limit.name);
         }
         shared.workers[worker].sessions.fetch_add(1, Relaxed);
         let listener = Arc::clone(&listener.counters);
@@ -218,6 +250,7 @@ impl Admission {
             shared: Arc::clone(shared),
             listener,
             worker,
+            descriptors,
         })
     }
 
@@ -243,6 +276,9 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
+        if self.descriptors > 0 {
+            self.shared.descriptors.fetch_sub(self.descriptors, Relaxed);
+        }
         self.shared.open.fetch_sub(1, Relaxed);
         self.listener.open.fetch_sub(1, Relaxed);
         self.shared.workers[self.worker]
@@ -274,17 +310,15 @@ fn is_of_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Adds one unless `limit` is reached (0 = no limit).
-fn take_one(count: &AtomicU32, limit: u32) -> bool {
-    count
-        .fetch_update(Relaxed, Relaxed, |open| {
-            if limit != 0 && open >= limit {
-                None
-            } else {
-                open.checked_add(1)
-            }
-        })
-        .is_ok()
+/// Adds so many unless that would pass `limit` (0 = no limit).
+fn take(count: &AtomicU32, many: u32, limit: u32) -> bool {
+    many == 0
+        || count
+            .fetch_update(Relaxed, Relaxed, |open| {
+                let more = open.checked_add(many)?;
+                (limit == 0 || more <= limit).then_some(more)
+            })
+            .is_ok()
 }
 
 fn destination(socket: &Socket, route: &Route) -> Destination {
@@ -305,6 +339,9 @@ fn destination(socket: &Socket, route: &Route) -> Destination {
 /// Connections accepted on one listener in a turn. Few, so that each is still in the cache when its
 /// first bytes come; a larger budget costs rate.
 const ACCEPTS_PER_TURN: usize = 4;
+
+/// Descriptors of a session: one on each side.
+const OF_SESSION: u32 = 2;
 
 /// Where a client of a Unix socket connected to, as far as a hash is concerned.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);

@@ -178,10 +178,14 @@ impl Pool {
 /// What all workers share beside the plan.
 #[derive(Debug)]
 pub struct Shared {
-    /// Sessions open now, over all workers.
+    /// Sessions and flows open now, over all workers.
     pub open: AtomicU32,
-    /// Sessions that may be open at once.
+    /// How many of them may be; 0 = as many as the descriptors allow.
     pub max_connections: AtomicU32,
+    /// Descriptors that they hold: a session two, a flow one or none.
+    pub descriptors: AtomicU32,
+    /// Descriptors that they may hold.
+    pub descriptors_max: u32,
     /// Each worker's load, in the order of the workers.
     pub workers: Vec<WorkerState>,
 }
@@ -190,7 +194,7 @@ pub struct Shared {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct WorkerState {
-    /// Sessions it holds now.
+    /// Sessions and flows it holds now.
     pub sessions: AtomicU32,
     /// Turns of its loop; stands still only if the worker hangs (it turns whenever it is woken).
     pub turns: AtomicU64,

@@ -6,7 +6,7 @@
 //! load rounds --size 64 --target …        exchanges on connections that stay open
 //! load download --bytes 1073741824 …      and upload: bulk transfers, every byte checked
 //! load trains --target …                 trains of datagrams to one peer
-//! load flows --flows 9500 --port N …      datagrams there and back on many flows
+//! load flows --flows 10000 --port N …      datagrams there and back on many flows
 //! load idle --connections 4000 …          prints {"ready":N}, holds them until a line or the end
 //!                                         of its input, then asks each once more
 //! ```

@@ -201,10 +201,10 @@ fn res_06_with_few_descriptors_the_others_wait_and_all_are_served() {
     let backend = Served::echo(Family::V4);
     let config = Config::of(Axis::PLAIN, &[backend.address]);
     let mut proxy = Proxy::start_with(&config, |command| with_descriptors(&command, 256));
-    proxy.expect("global.max_connections is reached, clients wait");
+    proxy.expect("the limit on open files is reached, clients wait");
     let places = proxy.log.wait(0, "with the limit", |line| {
-        let (_, count) = line.split_once("at most ")?;
-        count.trim_end_matches(" sessions").parse::<u64>().ok()
+        let (_, count) = line.split_once("room for ")?;
+        count.split_once(" sessions")?.0.parse::<u64>().ok()
     });
     assert!((64..128).contains(&places), "{places}");
     let mut clients: Vec<_> = (0..1_000)
@@ -318,10 +318,10 @@ fn res_08_at_the_limit_reloads_and_probes_still_work() {
         .health("down_interval = \"20ms\"")
         .health(&format!("port = {}", checked.address.port()));
     let mut proxy = Proxy::start_with(&config, |command| with_descriptors(&command, 200));
-    proxy.expect("global.max_connections is reached");
+    proxy.expect("the limit on open files is reached");
     proxy.expect("backend \"pool/a\" is down");
     let clients: Vec<_> = (0..200).map(|_| connect(proxy.front())).collect();
-    proxy.log.wait_text("global.max_connections is reached");
+    proxy.log.wait_text("the limit on open files is reached");
     let accepted = settled(|| backend.served());
     assert!(accepted < 100);
 

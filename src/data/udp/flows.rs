@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mio::Registry;
 
 use super::gate::Gate;
-use super::leg::{Leg, Outcome, SharedWires};
+use super::leg::{Leg, Outcome, Wires};
 use crate::data::kit::Kit;
 use crate::data::mailbox::{Dropped, Route, Shared, SocketId};
 use crate::data::token::{Subject, flow_deadline_id, flow_of};
@@ -22,7 +22,7 @@ use crate::wire::proxy_header::Header;
 pub(super) struct Flows {
     gates: Vec<Option<Gate>>,
     table: Table<Leg, RandomState>,
-    wires: SharedWires,
+    wires: Wires,
     wheel: Wheel,
     due: Vec<u64>,
     shared: Arc<Shared>,
@@ -35,7 +35,7 @@ impl Flows {
             gates: Vec::new(),
             // Keyed from the system's randomness: nobody outside can choose collisions.
             table: Table::new(RandomState::new()),
-            wires: SharedWires::default(),
+            wires: Wires::new(Arc::clone(&shared)),
             wheel: Wheel::new(Tick::ZERO),
             due: Vec::new(),
             shared,

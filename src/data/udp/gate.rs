@@ -10,10 +10,10 @@ use mio::event::Source;
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 
-use super::leg::{Leg, SharedWires};
+use super::leg::{Leg, Wires, has_own_socket};
 use crate::config::plan::SendProxy;
 use crate::data::kit::Kit;
-use crate::data::listen::Admission;
+use crate::data::listen::{Admission, Limit};
 use crate::data::mailbox::{Dropped, Pool, Route, Shared, SocketId};
 use crate::lb::admission::rate::Rate;
 use crate::lb::balance::pick::{Client, Picked};
@@ -154,16 +154,13 @@ impl Gate {
         kit: &mut Kit,
     ) -> Result<Admission, Dropped> {
         let listener = &self.route.listener;
-        let limits = [
-            listener.plan.max_connections,
-            self.route.pool.plan.udp.max_flows,
-        ];
-        let limit = limits
-            .into_iter()
-            .filter(|&limit| limit != 0)
-            .min()
-            .unwrap_or(0);
-        let admission = Admission::take(shared, listener, limit, worker).map_err(|limit| {
+        let taken = if self.lacks_descriptors(shared) {
+            Err(Limit::of_descriptors(shared).name)
+        } else {
+            // Its socket counts for itself.
+            Admission::take(shared, listener, self.limit(shared), 0, worker)
+        };
+        let admission = taken.map_err(|limit| {
             let name = &listener.plan.name;
             let line =
                 format_args!("listener \"{name}\": {limit} is reached, new flows are dropped");
@@ -177,13 +174,32 @@ impl Gate {
         Ok(admission)
     }
 
+    /// The lower of the limits on its flows.
+    fn limit(&self, shared: &Shared) -> Limit {
+        let of_listener = self.route.listener.plan.max_connections;
+        let of_pool = self.pool().plan.udp.max_flows;
+        let limits = [
+            Limit::new("listener.max_connections", of_listener),
+            Limit::new("pool.udp.max_flows", of_pool),
+        ];
+        let set = limits.into_iter().filter(|limit| limit.most != 0);
+        // Flows that hold no descriptor must have an end, too.
+        set.min_by_key(|limit| limit.most)
+            .unwrap_or_else(|| Limit::of_descriptors(shared))
+    }
+
+    /// Whether a new flow would need a descriptor, and none is left for it.
+    fn lacks_descriptors(&self, shared: &Shared) -> bool {
+        has_own_socket(self.pool()) && shared.descriptors.load(Relaxed) >= shared.descriptors_max
+    }
+
     /// A backend for a new flow: the one that its first datagram names, or else one that is chosen.
     pub(super) fn dial(
         &self,
         route: &flow::Route,
         first: Train<'_>,
         admission: Admission,
-        wires: &mut SharedWires,
+        wires: &mut Wires,
         kit: &mut Kit,
     ) -> Result<Leg, Dropped> {
         let pool = &self.route.pool;
@@ -230,7 +246,7 @@ impl Gate {
         &self,
         leg: &mut Leg,
         route: &flow::Route,
-        wires: &mut SharedWires,
+        wires: &mut Wires,
         kit: &mut Kit,
     ) -> bool {
         let pool = &self.route.pool;

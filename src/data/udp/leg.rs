@@ -14,10 +14,11 @@ use mio::event::Source;
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 
+use crate::config::plan;
 use crate::data::dial::on_connect_failed;
 use crate::data::kit::Kit;
 use crate::data::listen::Admission;
-use crate::data::mailbox::Pool;
+use crate::data::mailbox::{Pool, Shared};
 use crate::lb::backend::{BackendState, Lease};
 use crate::lb::balance::pick::{Client, Member, Picked};
 use crate::lb::traffic::flow::Answers;
@@ -48,12 +49,16 @@ pub(super) struct Wire {
     is_v4: bool,
     /// Its network takes trains.
     trains: Cell<bool>,
+    shared: Arc<Shared>,
 }
 
-/// The sockets of flows that expect no answers: those from one source to one backend share one, and
-/// take no descriptor of their own.
-#[derive(Debug, Default)]
-pub(super) struct SharedWires(HashMap<(source::Source, SocketAddr), Weak<Wire>>);
+/// Opens sockets. Flows that expect no answers have none of their own: those from one source to one
+/// backend share one.
+#[derive(Debug)]
+pub(super) struct Wires {
+    shared: Arc<Shared>,
+    by_ends: HashMap<(source::Source, SocketAddr), Weak<Wire>>,
+}
 
 /// What became of a train.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,19 +70,40 @@ pub(super) enum Outcome {
     Lost,
 }
 
-impl Wire {
-    fn open(source: source::Source, address: SocketAddr) -> io::Result<Self> {
-        Ok(Self {
-            socket: UdpSocket::from_std(datagram::connect_udp(address, source)?),
-            is_v4: address.is_ipv4(),
-            trains: Cell::new(true),
-        })
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.shared.descriptors.fetch_sub(1, Relaxed);
     }
 }
 
-impl SharedWires {
-    /// A socket to the member of this place: one of the flow's own if it waits for answers, or if its
-    /// source is its client.
+/// Whether each flow of a pool has a socket of its own: it waits for answers, or its source is its
+/// client.
+pub(super) fn has_own_socket(pool: &Pool) -> bool {
+    pool.plan.udp.rules.answers != Answers::None || matches!(pool.plan.source, plan::Source::Client)
+}
+
+impl Wires {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            by_ends: HashMap::new(),
+        }
+    }
+
+    /// A socket counts as a descriptor while it is open. Whether one is left was asked before; the
+    /// budget has one more for each worker, for a flow that moves and has two sockets for a moment.
+    fn open(&self, source: source::Source, address: SocketAddr) -> io::Result<Rc<Wire>> {
+        let socket = UdpSocket::from_std(datagram::connect_udp(address, source)?);
+        self.shared.descriptors.fetch_add(1, Relaxed);
+        Ok(Rc::new(Wire {
+            socket,
+            is_v4: address.is_ipv4(),
+            trains: Cell::new(true),
+            shared: Arc::clone(&self.shared),
+        }))
+    }
+
+    /// A socket to the member of this place.
     pub(super) fn wire(
         &mut self,
         pool: &Pool,
@@ -89,16 +115,16 @@ impl SharedWires {
             return Err(io::ErrorKind::Unsupported.into());
         };
         let source = pool.source(client);
-        let is_of_client = matches!(source, source::Source::Client(_));
-        if is_of_client || pool.plan.udp.rules.answers != Answers::None {
-            return Wire::open(source, address).map(Rc::new);
+        if has_own_socket(pool) {
+            return self.open(source, address);
         }
-        if let Some(wire) = self.0.get(&(source, address)).and_then(Weak::upgrade) {
+        let ends = (source, address);
+        if let Some(wire) = self.by_ends.get(&ends).and_then(Weak::upgrade) {
             return Ok(wire);
         }
-        self.0.retain(|_, wire| wire.strong_count() > 0);
-        let wire = Rc::new(Wire::open(source, address)?);
-        self.0.insert((source, address), Rc::downgrade(&wire));
+        self.by_ends.retain(|_, wire| wire.strong_count() > 0);
+        let wire = self.open(source, address)?;
+        self.by_ends.insert(ends, Rc::downgrade(&wire));
         Ok(wire)
     }
 }

@@ -18,8 +18,8 @@ pub struct Means {
 /// What is spent on what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Sessions that can be open at once, at two descriptors each.
-    pub sessions: u32,
+    /// Descriptors of sessions and flows.
+    pub open: u32,
     /// Pipes of each worker, at two descriptors each.
     pub pipes_per_worker: u32,
     /// Health probes under way at once, at one descriptor each.
@@ -39,10 +39,10 @@ pub fn budget(means: &Means) -> Option<Budget> {
     let of_workers = means.workers * (WORKER + 2 * pipes);
     // New sockets of a reload are open before the old ones are closed.
     let fixed = reserve + of_workers + 2 * means.sockets + probes;
-    let sessions = means.descriptors.checked_sub(fixed)? / 2;
-    let sessions = u32::try_from(sessions).unwrap_or(u32::MAX);
+    let open = means.descriptors.checked_sub(fixed)?;
+    let open = u32::try_from(open).unwrap_or(u32::MAX);
     Some(Budget {
-        sessions: (sessions > 0).then_some(sessions)?,
+        open: (open >= 2).then_some(open)?,
         pipes_per_worker: u32::try_from(pipes).unwrap_or(1),
         probes: u32::try_from(probes).unwrap_or(1),
         fixed,
@@ -50,17 +50,25 @@ pub fn budget(means: &Means) -> Option<Budget> {
     })
 }
 
+impl Budget {
+    /// Sessions that can be open at once: each takes a descriptor on either side.
+    pub const fn sessions(&self) -> u32 {
+        self.open / 2
+    }
+
+    /// Flows that can be open at once instead, if they wait for answers: each takes one descriptor.
+    pub const fn flows(&self) -> u32 {
+        self.open
+    }
+}
+
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            sessions,
-            descriptors,
-            fixed,
-            ..
-        } = self;
+        let (descriptors, fixed) = (self.descriptors, self.fixed);
+        let (sessions, flows) = (self.sessions(), self.flows());
         write!(
             f,
-            "{descriptors} descriptors: {fixed} fixed, room for {sessions} sessions"
+            "{descriptors} descriptors: {fixed} fixed, room for {sessions} sessions or {flows} flows"
         )
     }
 }
@@ -78,8 +86,8 @@ const RESERVE_MIN: u64 = 24;
 /// … and never more than this.
 const RESERVE_MAX: u64 = 64;
 
-/// Descriptors of a worker itself: its epoll and its waker.
-const WORKER: u64 = 2;
+/// Descriptors of a worker itself: its epoll, its waker, and one for a flow that changes its socket.
+const WORKER: u64 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -102,16 +110,22 @@ mod tests {
                     continue;
                 };
                 let of_pipes = workers * 2 * u64::from(spent.pipes_per_worker);
-                assert!(spent.fixed >= of_pipes + u64::from(spent.probes) + 4 * workers);
-                assert!(spent.fixed + 2 * u64::from(spent.sessions) <= descriptors);
+                assert!(spent.fixed >= of_pipes + u64::from(spent.probes) + 5 * workers);
+                assert!(spent.fixed + u64::from(spent.open) <= descriptors);
             }
         }
     }
 
     #[test]
+    fn twice_as_many_flows_as_sessions() {
+        let spent = spend(20_000, 2, 4).expect("room");
+        assert!(spent.flows() >= 19_000, "{spent:?}");
+    }
+
+    #[test]
     fn a_small_limit_still_carries_most_of_it_as_sessions() {
         let spent = spend(256, 2, 4).expect("room");
-        assert!(spent.sessions >= 64, "{spent:?}");
+        assert!(spent.sessions() >= 64, "{spent:?}");
         assert_eq!(spend(64, 64, 64), None);
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::data::on_every_axis;
+use crate::harness::faults::with_descriptors;
 use crate::harness::udp::{
     Echo, ask, client, is_silent_for, receive, receive_from, socket, socket_at,
 };
@@ -244,6 +245,35 @@ fn new_flows_per_second_are_bounded() {
     let (begun, dropped) = (totals.front("accepted"), totals.front("dropped rate:"));
     assert_eq!(begun + dropped, 200);
     assert!((20..100).contains(&begun), "{begun} flows began");
+}
+
+#[test]
+fn descriptors_bound_the_flows_that_wait_for_answers_and_no_others() {
+    let backend = Echo::start(b'a', Family::V4.any());
+    for session in ["dialog", "oneway"] {
+        let config = Config::udp(Axis::PLAIN, &[backend.address])
+            .flows(&format!("session = \"{session}\""))
+            .flows("idle_timeout = \"3s\"");
+        let mut proxy = Proxy::start_with(&config, |command| with_descriptors(&command, 256));
+        proxy.expect("the limit on open files is reached, new flows are dropped");
+        let room = proxy.log.wait(0, "with the room", |line| {
+            let (_, flows) = line.split_once(" sessions or ")?;
+            flows.split_once(" flows")?.0.parse::<u64>().ok()
+        });
+        assert!((128..256).contains(&room), "{room}");
+        let clients: Vec<_> = (0..room + 20).map(|_| client(proxy.front())).collect();
+        for client in &clients {
+            client.send(b"x").unwrap();
+        }
+        proxy.wait_quiet();
+        let totals = proxy.finish();
+        let dropped = totals.listeners["front"].get("dropped full:").copied();
+        let begun = totals.front("accepted");
+        match session {
+            "dialog" => assert_eq!((begun, dropped), (room, Some(20))),
+            _ => assert_eq!((begun, dropped), (room + 20, None)),
+        }
+    }
 }
 
 #[test]
