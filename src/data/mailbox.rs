@@ -90,6 +90,8 @@ pub enum Dropped {
     Full,
     /// As many flows have begun in this second as may.
     Rate,
+    /// New flows are left out while more comes than can be handled.
+    Busy,
     /// There is no backend for a new flow.
     NoBackend,
     /// We lack something ourselves: descriptors, ports, room in a socket.
@@ -106,9 +108,10 @@ pub enum Dropped {
 
 impl Dropped {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Full,
         Self::Rate,
+        Self::Busy,
         Self::NoBackend,
         Self::Local,
         Self::Source,
@@ -122,6 +125,7 @@ impl Dropped {
         match self {
             Self::Full => "full",
             Self::Rate => "rate",
+            Self::Busy => "busy",
             Self::NoBackend => "no backend",
             Self::Local => "local",
             Self::Source => "source",

@@ -1,7 +1,10 @@
 //! Datagram sockets. `batch` receives from them and sends through them.
+#![expect(unsafe_code, reason = "one socket option that no wrapper offers")]
 
 use std::io;
+use std::mem::size_of_val;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, RcvBufForce, UdpGroSegment};
@@ -42,6 +45,26 @@ pub fn connect_udp(address: SocketAddr, source: Source) -> io::Result<UdpSocket>
     Ok(socket.into())
 }
 
+/// Whether what waits in a socket fills at least a quarter of its receive buffer, as the kernel counts;
+/// false where it does not say.
+pub fn is_quarter_full(socket: BorrowedFd<'_>) -> bool {
+    let mut memory = [0u32; MEMORY_NUMBERS];
+    let mut length = libc::socklen_t::try_from(size_of_val(&memory)).expect("a small constant");
+    // SAFETY: the descriptor is open while it is borrowed, and SO_MEMINFO writes at most `length`
+    // bytes of 32-bit numbers, which is what `memory` has room for.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            memory.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    let [used, room, ..] = memory;
+    result == 0 && used >= room.div_ceil(4) && room > 0
+}
+
 fn bound_udp(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<Socket> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
@@ -69,9 +92,34 @@ fn receives_trains(socket: &Socket, v4: bool, both: bool) -> io::Result<()> {
 /// that a flood does not push out those of live flows while the worker is at something else.
 pub const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
+/// Numbers of SO_MEMINFO: bytes that wait to be received, room for them, and seven others.
+const MEMORY_NUMBERS: usize = 9;
+
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use super::*;
+
+    #[test]
+    fn a_socket_that_nobody_receives_from_fills() {
+        let listener = listen_udp(([127, 0, 0, 1], 0).into(), false).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let client = connect_udp(listener.local_addr().unwrap(), Source::Any).unwrap();
+        let mut sent = 0;
+        while !is_quarter_full(listener.as_fd()) {
+            client.send(&[0; 1_000]).unwrap();
+            sent += 1;
+            assert!(sent < 100_000, "it is never full");
+        }
+        // All of them are there: it was far from full.
+        let mut received = 0;
+        while listener.recv(&mut [0; 2_000]).is_ok() {
+            received += 1;
+        }
+        assert_eq!(received, sent);
+        assert!(!is_quarter_full(listener.as_fd()));
+    }
 
     #[test]
     fn an_address_in_use_is_found_although_it_may_be_shared() {

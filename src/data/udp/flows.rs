@@ -24,6 +24,7 @@ pub(super) struct Flows {
     table: Table<Leg, RandomState>,
     wires: Wires,
     wheel: Wheel,
+    /// Whose time has come, and who has not been looked at yet.
     due: Vec<u64>,
     shared: Arc<Shared>,
     worker: usize,
@@ -261,21 +262,43 @@ impl Flows {
         after
     }
 
-    /// Ends the flows whose time has come.
+    /// Ends the flows whose time has come, some in each turn: those of a flood are due together, and
+    /// closing their sockets would keep everybody else waiting.
     pub(super) fn expire(&mut self, kit: &Kit) {
         if kit.drain.is_some_and(|drain| drain.until <= kit.heard) {
             self.end_all(|_| true);
         }
-        let mut due = std::mem::take(&mut self.due);
-        self.wheel.expire(kit.heard, &mut due);
-        for id in due.drain(..) {
+        if self.due.is_empty() {
+            self.wheel.expire(kit.heard, &mut self.due);
+        }
+        let left = self.due.len().saturating_sub(ENDS_PER_TURN);
+        for id in self.due.split_off(left) {
             let key = flow_of(id);
+            if self.table.get(key).is_none() {
+                continue; // it has ended while it waited, and another one may have its place
+            }
             match self.table.on_deadline(kit.heard, key) {
                 After::Keep => self.arm(key),
                 After::Close => self.end(key),
             }
         }
-        self.due = due;
+    }
+
+    /// Whether there are flows whose time has come, and nobody has looked at them yet.
+    pub(super) fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Whether a listening socket lets no new flows in, because it is behind.
+    pub(super) fn sheds(&self, place: u32) -> bool {
+        self.gate(place).is_some_and(Gate::sheds)
+    }
+
+    /// A turn of a listening socket has ended.
+    pub(super) fn end_turn(&mut self, place: u32, is_cut_short: bool) {
+        if let Some(Some(gate)) = self.gates.get_mut(place as usize) {
+            gate.end_turn(is_cut_short);
+        }
     }
 
     /// Ends the flows that `which` names.
@@ -325,6 +348,9 @@ impl Flows {
         }
     }
 }
+
+/// Flows that end in a turn by their time.
+const ENDS_PER_TURN: usize = 128;
 
 /// Times a train is sent: once more to another backend when the first is refused, and once more after
 /// an old refusal that had nothing to do with it.

@@ -20,6 +20,7 @@ use crate::lb::balance::pick::{Client, Picked};
 use crate::lb::time::Tick;
 use crate::lb::traffic::flow::{self, Rules};
 use crate::sys::batch::{self, Batch, Received, Sent, Towards, Train};
+use crate::sys::datagram;
 use crate::sys::socket::canonical;
 use crate::wire::proxy_header::{Ends, Header, Transport};
 use crate::wire::quic;
@@ -35,6 +36,8 @@ pub(super) struct Gate {
     /// Its network takes trains.
     trains: bool,
     rate: Rate,
+    /// More comes than can be handled: what little can be done is done for the flows that are there.
+    sheds: bool,
 }
 
 impl Gate {
@@ -52,6 +55,7 @@ impl Gate {
             local: canonical(local),
             is_v6: local.is_ipv6(),
             trains: true,
+            sheds: false,
         })
     }
 
@@ -146,6 +150,18 @@ impl Gate {
         sent.is_ok()
     }
 
+    pub(super) const fn sheds(&self) -> bool {
+        self.sheds
+    }
+
+    /// A turn has ended, and datagrams may be left. Where they fill a quarter of the receive buffer,
+    /// which all flows share, no new flow begins until they do no more: opening one takes far longer
+    /// than to receive a datagram, and a full buffer would cost live flows theirs. The rest of it is
+    /// for what comes while this worker is off its core.
+    pub(super) fn end_turn(&mut self, is_cut_short: bool) {
+        self.sheds = is_cut_short && datagram::is_quarter_full(self.socket.as_fd());
+    }
+
     /// Takes a place for a new flow under every limit.
     pub(super) fn admit(
         &mut self,
@@ -154,6 +170,12 @@ impl Gate {
         kit: &mut Kit,
     ) -> Result<Admission, Dropped> {
         let listener = &self.route.listener;
+        if self.sheds {
+            let name = &listener.plan.name;
+            let line = format_args!("listener \"{name}\": too much comes, new flows are dropped");
+            kit.notices.full.log(kit.now, line);
+            return Err(Dropped::Busy);
+        }
         let taken = if self.lacks_descriptors(shared) {
             Err(Limit::of_descriptors(shared).name)
         } else {

@@ -88,6 +88,11 @@ impl Datagrams {
         !self.ready.is_empty()
     }
 
+    /// Whether there are flows whose time has come, and nobody has looked at them yet.
+    pub(super) fn has_due(&self) -> bool {
+        self.flows.has_due()
+    }
+
     /// When to look at deadlines next.
     pub(super) fn next(&self) -> Option<Tick> {
         self.flows.next()
@@ -119,7 +124,18 @@ impl Datagrams {
 
     /// Datagrams of clients; true if there may be more.
     fn on_gate(&mut self, place: u32, registry: &Registry, kit: &mut Kit) -> bool {
-        for _ in 0..BATCHES_PER_TURN {
+        let is_cut_short = self.take_from_gate(place, registry, kit);
+        self.flows.end_turn(place, is_cut_short);
+        is_cut_short
+    }
+
+    fn take_from_gate(&mut self, place: u32, registry: &Registry, kit: &mut Kit) -> bool {
+        let batches = if self.flows.sheds(place) {
+            BATCHES_TO_CATCH_UP
+        } else {
+            BATCHES_PER_TURN
+        };
+        for _ in 0..batches {
             let Some(received) = self.flows.receive_at(place, &mut self.batch) else {
                 return false;
             };
@@ -170,3 +186,7 @@ const BATCHES_PER_TURN: usize = 8;
 /// Turns in which a worker receives all that a listening socket's buffer can hold, of small datagrams,
 /// each of which takes the kernel more than half a KiB.
 pub(super) const TURNS_PER_BUFFER: usize = 2 * RECEIVE_BUFFER / 512 / (SLOTS * BATCHES_PER_TURN);
+
+/// The same while new flows are shed, which is cheap: as many as come while flows that began before
+/// have their turn, and more.
+const BATCHES_TO_CATCH_UP: usize = 64;

@@ -243,11 +243,12 @@ impl Worker {
 
     /// How long to wait for events. Never longer than a second: a worker that turns is alive.
     fn wait(&self) -> Duration {
-        if !self.ready.is_empty() || self.datagrams.is_ready() {
+        let datagrams = &self.datagrams;
+        if !self.ready.is_empty() || datagrams.is_ready() || datagrams.has_due() {
             return Duration::ZERO;
         }
         let now = self.clock();
-        [self.kit.wheel.next(), self.datagrams.next(), self.resume]
+        [self.kit.wheel.next(), datagrams.next(), self.resume]
             .into_iter()
             .flatten()
             .map(|next| next.since(now))

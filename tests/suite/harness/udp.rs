@@ -89,6 +89,19 @@ pub fn is_silent_for(socket: &UdpSocket, time: Duration) {
     socket.set_read_timeout(Some(DEADLINE)).expect("not zero");
 }
 
+/// Datagrams to an IPv4 address of a listening socket that the kernel has dropped: its receive buffer
+/// was full.
+pub fn unseen(address: SocketAddr) -> u64 {
+    let port = format!(":{:04X}", address.port());
+    let sockets = std::fs::read_to_string("/proc/net/udp").expect("sockets");
+    let drops = sockets.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let is_it = fields.nth(1)?.ends_with(&port);
+        is_it.then(|| fields.last()?.parse::<u64>().ok()).flatten()
+    });
+    drops.sum()
+}
+
 /// A backend that answers each datagram with its letter and the datagram itself.
 #[derive(Debug)]
 pub struct Echo {
