@@ -90,6 +90,8 @@ pub enum Dropped {
     Full,
     /// As many flows have begun in this second as may.
     Rate,
+    /// Its source has begun as many flows in this second as it may.
+    SourceRate,
     /// New flows are left out while more comes than can be handled.
     Busy,
     /// There is no backend for a new flow.
@@ -108,9 +110,10 @@ pub enum Dropped {
 
 impl Dropped {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Full,
         Self::Rate,
+        Self::SourceRate,
         Self::Busy,
         Self::NoBackend,
         Self::Local,
@@ -125,6 +128,7 @@ impl Dropped {
         match self {
             Self::Full => "full",
             Self::Rate => "rate",
+            Self::SourceRate => "source rate",
             Self::Busy => "busy",
             Self::NoBackend => "no backend",
             Self::Local => "local",

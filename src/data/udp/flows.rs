@@ -186,7 +186,7 @@ impl Flows {
         }
         let slot = self.gates.get_mut(place as usize);
         let gate = slot.and_then(Option::as_mut).ok_or(Dropped::Local)?;
-        let admission = gate.admit(&self.shared, self.worker, kit)?;
+        let admission = gate.admit(route.client().ip(), &self.shared, self.worker, kit)?;
         let leg = gate.dial(route, train, admission, &mut self.wires, kit)?;
         let rules = gate.rules();
         let key = (self.table).insert(kit.now, *route, rules, train.count(), leg);

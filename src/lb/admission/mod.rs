@@ -1,4 +1,5 @@
 //! May it come in? Limits and what they are derived from.
 
 pub mod budget;
+pub mod per_source;
 pub mod rate;

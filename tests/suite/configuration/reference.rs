@@ -435,6 +435,7 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
 /// Keys that were not planned.
 const BEYOND: &[(&str, &str)] = &[
     ("[global]", "splice"),
+    ("[pool.p.udp]", "new_flows_per_second_per_source"),
     ("[pool.p.udp]", "quic_server_id_length"),
     ("[[pool.p.backend]]", "server_id"),
 ];
