@@ -4,10 +4,12 @@ use std::hash::RandomState;
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mio::Registry;
 
-use super::gate::Gate;
+use super::gate::{Gate, NoLeg};
+use super::host::HostAddresses;
 use super::leg::{Leg, Outcome, Wires};
 use crate::data::kit::Kit;
 use crate::data::mailbox::{Dropped, Route, Shared, SocketId};
@@ -28,6 +30,9 @@ pub(super) struct Flows {
     due: Vec<u64>,
     shared: Arc<Shared>,
     worker: usize,
+    /// No new flow is tried before, for want of a socket.
+    lacks_until: Tick,
+    host: HostAddresses,
 }
 
 impl Flows {
@@ -41,6 +46,8 @@ impl Flows {
             due: Vec::new(),
             shared,
             worker,
+            lacks_until: Tick::ZERO,
+            host: HostAddresses::default(),
         }
     }
 
@@ -71,11 +78,13 @@ impl Flows {
                 continue;
             };
             if let Some(route) = route(gate.socket_id()) {
-                gate.redirect(route, workers, kit.now);
+                if gate.redirect(route, workers, kit.now) {
+                    continue;
+                }
             } else {
                 self.gates[place] = None;
-                self.end_all(|flow| flow.route().listener() as usize == place);
             }
+            self.end_all(|flow| flow.route().listener() as usize == place);
         }
     }
 
@@ -157,13 +166,15 @@ impl Flows {
             }
             Verdict::New => self.begin(place, route, train, registry, kit)?,
         };
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let flow = self.table.get_mut(key).ok_or(Dropped::Local)?;
             match flow.shell.send(header, train, kit) {
                 Outcome::Sent => return Ok(()),
                 Outcome::Lost => return Err(Dropped::Local),
                 // The network has refused what was sent before: this goes elsewhere if it can.
-                Outcome::Refused => self.keep_or_move(place, key, registry, kit),
+                Outcome::Refused if attempt == 0 => self.keep_or_move(place, key, registry, kit),
+                // Nothing was sent in between, so it is this host that refuses.
+                Outcome::Refused => self.reconnect(place, key, registry)?,
             }
         }
         Err(Dropped::Local)
@@ -181,13 +192,23 @@ impl Flows {
         if kit.drain.is_some() {
             return Err(Dropped::Stopping);
         }
-        if self.is_own(place, route) {
+        if self.is_own(place, route, kit.now) {
             return Err(Dropped::Source);
         }
         let slot = self.gates.get_mut(place as usize);
         let gate = slot.and_then(Option::as_mut).ok_or(Dropped::Local)?;
+        if self.lacks_until > kit.now {
+            return Err(Dropped::Local);
+        }
         let admission = gate.admit(route.client().ip(), &self.shared, self.worker, kit)?;
-        let leg = gate.dial(route, train, admission, &mut self.wires, kit)?;
+        let dialled = gate.dial(route, train, admission, &mut self.wires, kit);
+        let leg = dialled.map_err(|no_leg| match no_leg {
+            NoLeg::Dropped(reason) => reason,
+            NoLeg::Shortage => {
+                self.lacks_until = kit.now.after(LACK);
+                Dropped::Local
+            }
+        })?;
         let rules = gate.rules();
         let key = (self.table).insert(kit.now, *route, rules, train.count(), leg);
         self.watch(key, registry)?;
@@ -212,6 +233,16 @@ impl Flows {
         if self.watch(key, registry).is_err() {
             log::debug!("a flow has ended: its new socket cannot be watched");
         }
+    }
+
+    fn reconnect(&mut self, place: u32, key: FlowKey, registry: &Registry) -> Result<(), Dropped> {
+        let slot = self.gates.get(place as usize);
+        let gate = slot.and_then(Option::as_ref).ok_or(Dropped::Local)?;
+        let flow = self.table.get_mut(key).ok_or(Dropped::Local)?;
+        let route = *flow.route();
+        let done = gate.reconnect(&mut flow.shell, &route, &mut self.wires);
+        done.map_err(|_| Dropped::Local)?;
+        self.watch(key, registry)
     }
 
     /// Registers the socket of a flow and sets its deadline; ends the flow if that fails.
@@ -312,14 +343,12 @@ impl Flows {
 
     /// Whether the source is ourselves or a backend's service: an answer to it would be a question
     /// again, and go round for ever.
-    fn is_own(&self, place: u32, route: &flow::Route) -> bool {
+    fn is_own(&mut self, place: u32, route: &flow::Route, now: Tick) -> bool {
         let (client, local) = (route.client(), route.local());
-        let is_gate = self
-            .gates
-            .iter()
-            .flatten()
-            .any(|gate| gate.is_at(client, local));
-        is_gate
+        let host = &mut self.host;
+        let mut is_ours = |ip| ip == local || host.contains(ip, now);
+        let mut gates = self.gates.iter().flatten();
+        gates.any(|gate| gate.is_at(client, &mut is_ours))
             || self
                 .gate(place)
                 .is_some_and(|gate| gate.pool().services.contains(&client))
@@ -348,6 +377,10 @@ impl Flows {
         }
     }
 }
+
+/// How long no new flow is tried after this host had no socket for one. When it has no port left, the
+/// kernel takes a millisecond to find that out, which live flows would wait for each time.
+const LACK: Duration = Duration::from_millis(50);
 
 /// Flows that end in a turn by their time.
 const ENDS_PER_TURN: usize = 128;

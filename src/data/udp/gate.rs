@@ -23,7 +23,7 @@ use crate::lb::time::Tick;
 use crate::lb::traffic::flow::{self, Rules};
 use crate::sys::batch::{self, Batch, Received, Sent, Towards, Train};
 use crate::sys::datagram;
-use crate::sys::socket::canonical;
+use crate::sys::socket::{canonical, is_exhaustion};
 use crate::wire::proxy_header::{Ends, Header, Transport};
 use crate::wire::quic;
 
@@ -41,6 +41,14 @@ pub(super) struct Gate {
     sources: PerSource<RandomState>,
     /// More comes than can be handled: what little can be done is done for the flows that are there.
     sheds: bool,
+}
+
+/// Why there is no backend for a new flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoLeg {
+    Dropped(Dropped),
+    /// This host has no descriptor, memory or port for another socket.
+    Shortage,
 }
 
 impl Gate {
@@ -67,14 +75,16 @@ impl Gate {
         self.socket.register(registry, token, Interest::READABLE)
     }
 
-    /// Gives it a new route.
-    pub(super) fn redirect(&mut self, route: Route, workers: usize, now: Tick) {
+    /// Gives it a new route; whether its flows can go on as they are.
+    pub(super) fn redirect(&mut self, route: Route, workers: usize, now: Tick) -> bool {
+        let goes_on = has_own_socket(self.pool()) == has_own_socket(&route.pool);
         let is_same = self.route.pool.plan.udp == route.pool.plan.udp;
         self.route = route;
         if !is_same {
             self.rate = rate(&self.route, workers, now);
             self.sources = sources(&self.route, workers, now);
         }
+        goes_on
     }
 
     pub(super) const fn socket_id(&self) -> SocketId {
@@ -128,12 +138,12 @@ impl Gate {
         self.rules().requests != 0 || self.pool().plan.send_proxy != SendProxy::Off
     }
 
-    /// Whether an answer sent to `address` would come to this socket. `asked` is the address of ours
-    /// that its datagram came to, which a wildcard socket has not bound by name.
-    pub(super) fn is_at(&self, address: SocketAddr, asked: IpAddr) -> bool {
+    /// Whether an answer sent to `address` would come to this socket, which may have bound no address
+    /// by name.
+    pub(super) fn is_at(&self, address: SocketAddr, is_ours: impl FnOnce(IpAddr) -> bool) -> bool {
         let (own, ip) = (self.local.ip(), address.ip());
         self.local.port() == address.port()
-            && (own == ip || own.is_unspecified() && (ip == asked || ip.is_loopback()))
+            && (own == ip || own.is_unspecified() && (ip.is_loopback() || is_ours(ip)))
     }
 
     /// Sends a train to the client of a flow, from the address that the client sends to; whether the
@@ -232,11 +242,11 @@ impl Gate {
         admission: Admission,
         wires: &mut Wires,
         kit: &mut Kit,
-    ) -> Result<Leg, Dropped> {
+    ) -> Result<Leg, NoLeg> {
         let pool = &self.route.pool;
         let client = self.client(route);
         let mut tried = Vec::new();
-        let mut reason = Dropped::NoBackend;
+        let mut no_leg = NoLeg::Dropped(Dropped::NoBackend);
         let mut named = self.named(first);
         while tried.len() <= usize::from(pool.plan.retries) {
             let pick = |kit: &mut Kit| pool.balancer.pick(&client, &tried, &mut kit.rng).ok();
@@ -246,16 +256,20 @@ impl Gate {
             match wires.wire(pool, picked.index, &client) {
                 Ok(wire) => return Ok(Leg::new(wire, picked, pool, admission)),
                 Err(error) => {
-                    reason = Dropped::Local;
                     let line =
                         format_args!("pool \"{}\": no socket for a flow: {error}", pool.plan.name);
                     kit.notices.local.log(kit.now, line);
+                    if is_exhaustion(&error) || error.kind() == io::ErrorKind::WouldBlock {
+                        no_leg = NoLeg::Shortage;
+                        break; // what this host lacks, it lacks for every backend
+                    }
+                    no_leg = NoLeg::Dropped(Dropped::Local);
                 }
             }
             tried.push(picked.index);
         }
         admission.on_refused();
-        Err(reason)
+        Err(no_leg)
     }
 
     /// The member that a connection ID of QUIC names, if that is up: a client whose address has
@@ -281,14 +295,22 @@ impl Gate {
         kit: &mut Kit,
     ) -> bool {
         let pool = &self.route.pool;
-        let current = leg.place_in(pool);
         let client = self.client(route);
-        let picked = pool
-            .balancer
-            .pick(&client, current.as_slice(), &mut kit.rng);
-        let better = picked
-            .ok()
-            .filter(|picked| current.is_none() || picked.lease.backend().is_up());
+        let place = leg.place_in(pool);
+        let (current, moved) = match place {
+            Some(place) if !leg.is_towards(&pool.targets[usize::from(place)]) => {
+                (None, Some(place))
+            }
+            place => (place, None),
+        };
+        // A backend whose address has changed is the same one.
+        let better = moved
+            .and_then(|place| pool.balancer.take(place))
+            .or_else(|| {
+                let (balancer, tried) = (&pool.balancer, current.as_slice());
+                let picked = balancer.pick(&client, tried, &mut kit.rng).ok()?;
+                (current.is_none() || picked.lease.backend().is_up()).then_some(picked)
+            });
         let wire = better.map(|picked| (wires.wire(pool, picked.index, &client), picked));
         if let Some((Ok(wire), picked)) = wire {
             leg.move_to(wire, picked, pool);
@@ -296,6 +318,20 @@ impl Gate {
         }
         leg.forgive();
         false
+    }
+
+    /// Gives a flow a new socket to the backend that it has: where sending fails although nothing has
+    /// come back, the one it has may have an address that has left this host.
+    pub(super) fn reconnect(
+        &self,
+        leg: &mut Leg,
+        route: &flow::Route,
+        wires: &mut Wires,
+    ) -> io::Result<()> {
+        let pool = self.pool();
+        let index = leg.place_in(pool).ok_or(io::ErrorKind::NotFound)?;
+        leg.rewire(wires.fresh(pool, index, &self.client(route))?);
+        Ok(())
     }
 
     pub(super) fn count_drop(&self, reason: Dropped, count: u32) {

@@ -110,22 +110,37 @@ impl Wires {
         index: u16,
         client: &Client,
     ) -> io::Result<Rc<Wire>> {
-        let Target::Tcp(address) = pool.targets[usize::from(index)] else {
-            // The plan was checked: pools of UDP listeners have no Unix sockets.
-            return Err(io::ErrorKind::Unsupported.into());
-        };
-        let source = pool.source(client);
+        let ends = ends(pool, index, client)?;
+        match self.by_ends.get(&ends).and_then(Weak::upgrade) {
+            Some(wire) if !has_own_socket(pool) => Ok(wire),
+            _ => self.fresh(pool, index, client),
+        }
+    }
+
+    /// A new socket to the member of this place.
+    pub(super) fn fresh(
+        &mut self,
+        pool: &Pool,
+        index: u16,
+        client: &Client,
+    ) -> io::Result<Rc<Wire>> {
+        let ends @ (source, address) = ends(pool, index, client)?;
         if has_own_socket(pool) {
             return self.open(source, address);
-        }
-        let ends = (source, address);
-        if let Some(wire) = self.by_ends.get(&ends).and_then(Weak::upgrade) {
-            return Ok(wire);
         }
         self.by_ends.retain(|_, wire| wire.strong_count() > 0);
         let wire = self.open(source, address)?;
         self.by_ends.insert(ends, Rc::downgrade(&wire));
         Ok(wire)
+    }
+}
+
+/// From where to where a socket to the member of this place goes.
+fn ends(pool: &Pool, index: u16, client: &Client) -> io::Result<(source::Source, SocketAddr)> {
+    match pool.targets[usize::from(index)] {
+        Target::Tcp(address) => Ok((pool.source(client), address)),
+        // The plan was checked: pools of UDP listeners have no Unix sockets.
+        Target::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
@@ -169,6 +184,17 @@ impl Leg {
         self.is_refused = false;
     }
 
+    /// Goes on with another socket to the same backend.
+    pub(super) fn rewire(&mut self, wire: Rc<Wire>) {
+        self.wire = wire;
+        self.is_refused = false;
+    }
+
+    /// Whether it sends to this address.
+    pub(super) fn is_towards(&self, target: &Target) -> bool {
+        self.pool.targets[usize::from(self.index)] == *target
+    }
+
     /// There is no better backend: goes on with this one.
     pub(super) const fn forgive(&mut self) {
         self.is_refused = false;
@@ -180,7 +206,7 @@ impl Leg {
             let Some(index) = self.place_in(pool) else {
                 return false;
             };
-            if pool.targets[usize::from(index)] != self.pool.targets[usize::from(self.index)] {
+            if !self.is_towards(&pool.targets[usize::from(index)]) {
                 return false;
             }
             self.pool = Arc::clone(pool);

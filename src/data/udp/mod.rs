@@ -8,6 +8,7 @@
 
 mod flows;
 mod gate;
+mod host;
 mod leg;
 
 use std::io::{self, ErrorKind};

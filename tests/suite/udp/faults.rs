@@ -1,16 +1,20 @@
 //! Backends that are not there, and kernels that refuse.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::data::on_every_axis;
 use crate::harness::backend::listen;
-use crate::harness::namespace::{has, in_namespace, run};
+use crate::harness::namespace::{Host, has, in_namespace, run};
 use crate::harness::scale::skip;
+use crate::harness::stream::uninterrupted;
 use crate::harness::tamper::tamper;
-use crate::harness::udp::{Echo, ask, client, is_silent_for, receive, receive_from, socket};
+use crate::harness::udp::{
+    Echo, ask, client, is_silent_for, receive, receive_from, socket, socket_at,
+};
 use crate::harness::{Axis, Config, Family, Payload, Proxy, until};
 
 /// An address where nobody listens, to the end of this process: a socket that listens to itself alone
@@ -226,9 +230,23 @@ fn udp_31_without_a_descriptor_a_flow_does_not_begin() {
     client.send(b"lost").unwrap();
     proxy.log.wait_text("no socket for a flow");
     limit(256);
-    assert_eq!(ask(&client, b"again"), b"aagain");
+    // For a moment no new flow is tried.
+    let mut sent = 1;
+    client
+        .set_read_timeout(Some(Duration::from_millis(20)))
+        .unwrap();
+    until("there is a flow", || {
+        client.send(b"again").unwrap();
+        sent += 1;
+        uninterrupted(|| client.recv(&mut [0; 16])).is_ok()
+    });
+    until("each is answered or dropped", || {
+        uninterrupted(|| client.recv(&mut [0; 16])).is_err()
+    });
     let totals = proxy.finish();
-    assert_eq!(totals.front("dropped local:"), 1);
+    let answered = backend.count.load(SeqCst);
+    assert!(answered >= 1);
+    assert_eq!(totals.front("dropped local:"), sent - answered);
     assert_eq!(totals.front("refused"), 1);
 }
 
@@ -248,5 +266,67 @@ fn udp_35_a_source_that_nobody_can_answer_is_dropped() {
     let totals = proxy.finish();
     assert_eq!(totals.front("dropped source:"), 1);
     assert_eq!(totals.front("accepted"), 1);
-    assert_eq!(backend.count.load(std::sync::atomic::Ordering::SeqCst), 1);
+    assert_eq!(backend.count.load(SeqCst), 1);
+}
+
+#[test]
+fn udp_31_without_a_port_left_live_flows_go_on() {
+    in_namespace("udp_31", "", || {
+        let ports = "/proc/sys/net/ipv4/ip_local_port_range";
+        std::fs::write(ports, "40000 40063").unwrap();
+        let backends = [41_000, 41_001, 41_002]
+            .map(|port| Echo::start(b'a', (Ipv4Addr::LOCALHOST, port).into()));
+        let addresses = backends.each_ref().map(|backend| backend.address);
+        let config = Config::udp(Axis::PLAIN, &addresses);
+        let mut proxy = Proxy::start(&config.listener("bind = \"127.0.0.1:39000\""));
+        proxy.expect("no socket for a flow: Resource temporarily unavailable");
+        let at = |port: u16| {
+            let client = socket_at((Ipv4Addr::LOCALHOST, port).into());
+            client.connect(proxy.front()).unwrap();
+            client
+        };
+        let live = at(30_000);
+        assert_eq!(ask(&live, b"live"), b"alive");
+        for nth in 0..500 {
+            at(30_001 + nth).send(b"another").unwrap();
+            assert_eq!(ask(&live, b"live"), b"alive");
+        }
+        let totals = proxy.finish();
+        assert_eq!(
+            totals.front("accepted") + totals.front("dropped local:"),
+            501 + totals.front("refused")
+        );
+        assert!(totals.front("dropped local:") >= 500 - 64);
+        // Not one in each, and not one for each backend.
+        assert!(totals.front("refused") < 400, "{}", totals.front("refused"));
+    });
+}
+
+#[test]
+fn udp_31_a_flow_outlives_the_address_that_its_socket_had() {
+    in_namespace("udp_31", "", || {
+        let far = Host::new("near", "eth0");
+        for session in ["dialog", "oneway"] {
+            run("ip addr add 10.7.0.1/24 dev near");
+            let backend = far.run(|| {
+                run("ip addr replace 10.7.0.9/24 dev eth0");
+                socket_at((Ipv4Addr::new(10, 7, 0, 9), 0).into())
+            });
+            let config = Config::udp(Axis::PLAIN, &[backend.local_addr().unwrap()]);
+            let mut proxy = Proxy::start(&config.flows(&format!("session = \"{session}\"")));
+            proxy.expect("connect failed");
+            let client = client(proxy.front());
+            client.send(b"before").unwrap();
+            let (_, from) = receive_from(&backend);
+            assert_eq!(from.ip(), Ipv4Addr::new(10, 7, 0, 1));
+            run("ip addr del 10.7.0.1/24 dev near");
+            run("ip addr add 10.7.0.2/24 dev near");
+            client.send(b"after").unwrap();
+            let (bytes, from) = receive_from(&backend);
+            assert_eq!(bytes, b"after");
+            assert_eq!(from.ip(), Ipv4Addr::new(10, 7, 0, 2));
+            proxy.finish();
+            run("ip addr del 10.7.0.2/24 dev near");
+        }
+    });
 }

@@ -12,7 +12,7 @@ use crate::harness::udp::{
     Echo, ask, client, is_silent_for, receive, receive_from, socket, socket_at,
 };
 use crate::harness::wait::within;
-use crate::harness::{Axis, Config, Family, Proxy, process, until};
+use crate::harness::{Axis, Config, Family, Proxy, in_namespace, process, until};
 
 fn several(count: u8) -> (Vec<Echo>, Vec<SocketAddr>) {
     let backends = Echo::several(count, Family::V4);
@@ -425,4 +425,26 @@ fn a_drain_lets_flows_end_and_begins_none() {
     assert!(proxy.wait_exit(crate::harness::DEADLINE).success());
     let totals = proxy.check_end();
     assert_eq!(totals.front("accepted"), 1);
+}
+
+#[test]
+fn udp_34_a_datagram_between_two_addresses_of_ours_starts_no_storm() {
+    let addresses = "ip addr add 10.7.0.1/32 dev lo
+                     ip addr add 10.7.0.2/32 dev lo";
+    in_namespace("udp_34", addresses, || {
+        let backend = Echo::start(b'a', Family::V4.any());
+        let config = Config::udp(Axis::PLAIN, &[backend.address]);
+        let proxy = Proxy::start(&config.listener("bind = \"0.0.0.0:0\""));
+        let port = proxy.front().port();
+        let own = shared_socket((Ipv4Addr::new(10, 7, 0, 2), port).into());
+        let asked = SocketAddr::from((Ipv4Addr::new(10, 7, 0, 1), port));
+        own.send_to(b"from ourselves", asked).unwrap();
+        // Somebody else may have that port.
+        let other = socket_at((Ipv4Addr::new(10, 7, 0, 2), 0).into());
+        other.connect(asked).unwrap();
+        assert_eq!(ask(&other, b"somebody"), b"asomebody");
+        let totals = proxy.finish();
+        assert_eq!(totals.front("dropped source:"), 1);
+        assert_eq!(totals.front("accepted"), 1);
+    });
 }

@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::net::UdpSocket;
+use std::sync::atomic::Ordering::SeqCst;
 
 use super::data::on_every_axis;
 use crate::harness::udp::{Echo, ask, client, receive, receive_from, socket};
-use crate::harness::{Axis, Config, Family, Proxy};
+use crate::harness::{Axis, Config, Family, Proxy, until};
 
 #[test]
 fn rld_16_flows_keep_their_sockets_over_reloads() {
@@ -120,4 +121,50 @@ fn a_listener_that_is_removed_is_gone_and_can_come_back() {
     let client = crate::harness::udp::client(proxy.address("more"));
     assert_eq!(ask(&client, b"3"), b"a3");
     proxy.finish();
+}
+
+#[test]
+fn rld_18_a_backend_that_has_moved_takes_its_flows_along() {
+    for session in ["dialog", "oneway"] {
+        let [old, new, other] = [(); 3].map(|()| socket(Family::V4));
+        let of = |socket: &UdpSocket| socket.local_addr().unwrap().to_string();
+        // By this balance a flow that is given another backend goes to the first.
+        let config = |moved: &UdpSocket| {
+            Config::udp(Axis::PLAIN, &[])
+                .pool("balance = \"first\"")
+                .flows(&format!("session = \"{session}\""))
+                .backend(&of(&other))
+                .with("max_connections = 1")
+                .backend(&of(moved))
+        };
+        let proxy = Proxy::start(&config(&old));
+        let fills = client(proxy.front());
+        fills.send(b"first").unwrap();
+        assert_eq!(receive(&other), b"first");
+        let client = client(proxy.front());
+        client.send(b"before").unwrap();
+        assert_eq!(receive(&old), b"before");
+        proxy.reload(&config(&new)).unwrap();
+        client.send(b"after").unwrap();
+        assert_eq!(receive(&new), b"after");
+        fills.send(b"stays").unwrap();
+        assert_eq!(receive(&other), b"stays");
+        proxy.finish();
+    }
+}
+
+#[test]
+fn rld_18_flows_begin_anew_when_answers_come_to_be_expected() {
+    let backend = Echo::start(b'a', Family::V4.any());
+    let config = |session: &str| {
+        let config = Config::udp(Axis::PLAIN, &[backend.address]);
+        config.flows(&format!("session = \"{session}\""))
+    };
+    let proxy = Proxy::start(&config("oneway"));
+    let client = client(proxy.front());
+    client.send(b"tell").unwrap();
+    until("it has arrived", || backend.count.load(SeqCst) == 1);
+    proxy.reload(&config("dialog")).unwrap();
+    assert_eq!(ask(&client, b"ask"), b"aask");
+    assert_eq!(proxy.finish().front("accepted"), 2);
 }
