@@ -3,19 +3,18 @@
 //! listeners and backends take no longer than it takes to read them.
 
 mod datagrams;
+mod health;
 mod sources;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::error::{Problems, Wrong};
 use super::keys::{nearest, quoted};
-use super::model::{self, HealthKind, Model};
-use super::plan::{Address, Backend, Bind, Health, Listener, Plan, Pool, Probe, ProbeKind};
+use super::model::{self, Model};
+use super::plan::{Address, Backend, Bind, Listener, Plan, Pool};
 use super::reader::Written;
-use super::units::show;
 use crate::lb::balance::pick::{Policy, Settings};
 
 /// Backends of one pool: their places must fit the picker's 16-bit index.
@@ -28,8 +27,7 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
     check_binds(&model.listeners, problems);
     for pool in &model.pools {
         check_balance(pool, problems);
-        check_health(&pool.health, problems);
-        datagrams::check_payloads(&pool.health, problems);
+        health::check(&pool.health, problems);
         check_backends(pool, problems);
         check_server_ids(pool, problems);
     }
@@ -207,25 +205,6 @@ fn check_balance(pool: &model::Pool, problems: &Problems) {
             problems.value(part.at, Wrong::new(what, "remove one"));
         } else {
             seen.push(part.value);
-        }
-    }
-}
-
-/// A probe ends before the next begins, and a changing state is looked at no less often.
-fn check_health(health: &model::Health, problems: &Problems) {
-    let interval = &health.interval;
-    for (key, duration) in [
-        ("timeout", &health.timeout),
-        ("fast_interval", &health.fast_interval),
-    ] {
-        if duration.given && duration.value > interval.value {
-            let default = if interval.given { "" } else { " (the default)" };
-            let (ours, theirs) = (show(duration.value), show(interval.value));
-            let what = format!("`{key}` {ours} is longer than `interval` {theirs}{default}");
-            problems.value(
-                duration.at,
-                Wrong::new(what, format!("set it to at most {theirs}")),
-            );
         }
     }
 }
@@ -421,35 +400,9 @@ fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
         refuse: pool.refuse,
         send_proxy: pool.send_proxy.value,
         source: pool.source,
-        health: plan_health(pool.health, is_udp_only),
+        health: health::plan(pool.health, is_udp_only),
         udp: pool.udp,
         backends: backends.collect::<Option<_>>()?,
-    })
-}
-
-/// A server of datagrams alone need not listen for a TCP probe.
-fn plan_health(health: model::Health, is_udp_only: bool) -> Health {
-    let kind = match health.kind {
-        None if is_udp_only => return Health::None,
-        Some(HealthKind::None) => return Health::None,
-        None | Some(HealthKind::Tcp) => ProbeKind::Tcp,
-        Some(HealthKind::Udp) => ProbeKind::Udp {
-            send: health.send.value.into(),
-            expect: health.expect_bytes.value.into(),
-        },
-    };
-    let interval = health.interval.value;
-    let capped = |duration: &Written<Duration>| duration.value.min(interval);
-    Health::Probed(Probe {
-        kind,
-        interval,
-        fast_interval: capped(&health.fast_interval),
-        down_interval: health.down_interval,
-        timeout: capped(&health.timeout),
-        rise: health.rise,
-        fall: health.fall,
-        port: health.port,
-        initial_up: health.initial_up,
     })
 }
 

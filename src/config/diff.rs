@@ -482,6 +482,11 @@ mod tests {
             "pool p: health.initial up → down",
         ),
         (
+            POOL,
+            "[pool.p]\nhealth.type = \"http\"\nhealth.path = \"/a\"\n",
+            "pool p: health.type tcp → http",
+        ),
+        (
             "\"10.0.0.1:1\"",
             "\"10.0.0.1:1\"\nweight = 50\nbackup = true",
             "backend p/a: weight 100 → 50, backup false → true",

@@ -1,11 +1,14 @@
 //! The keys of the configuration, one row each. The reader, its suggestions and the reference in
 //! the README all read these rows, so they cannot disagree.
 
+mod health;
+
 use std::fmt;
 use std::time::Duration;
 
 use toml::de::{DeArray, DeValue};
 
+pub(super) use self::health::HEALTH;
 use super::error::Wrong;
 use super::units::{self, MAX_DURATION, MIN_DURATION};
 use crate::wire::quic::SERVER_ID_MAX;
@@ -66,6 +69,8 @@ pub(super) enum Takes {
     Addresses,
     /// A list of words; the text says which.
     List(&'static str),
+    /// A list of statuses of HTTP, and of ranges of them.
+    Statuses,
     /// Another section.
     Table,
     /// Known and refused, except for values that ask for nothing.
@@ -94,6 +99,8 @@ pub(super) enum Value<'a> {
     Flag(bool),
     /// A list of texts, by default.
     Texts(&'static [&'static str]),
+    /// A list of whole numbers, by default.
+    Wholes(&'static [u16]),
     /// A list, as written.
     Array(&'a DeArray<'a>),
     Table,
@@ -162,9 +169,6 @@ const fn whole(number: i128) -> Default {
 const TIME: Takes = Takes::Duration(MIN_DURATION);
 const TIME_OR_ZERO: Takes = Takes::Duration(Duration::ZERO);
 const LIMIT: Takes = Takes::Whole(0, MAX_CONNECTIONS);
-const STREAK: Takes = Takes::Whole(1, MAX_STREAK);
-/// Bytes of a datagram.
-const PAYLOAD: Takes = Takes::Form("a text, or hex: and pairs of hexadecimal digits");
 const TRUE: Default = Default::Is(Value::Flag(true));
 const EMPTY: &[Value<'static>] = &[Value::Text("")];
 const EMPTY_LIST: &[Value<'static>] = &[Value::Texts(&[])];
@@ -272,35 +276,6 @@ pub(super) const POOL: Section = Section {
         later("outlier", &[]),
         later("discover", &[]),
         later("scale", &[]),
-    ],
-};
-
-#[rustfmt::skip]
-pub(super) const HEALTH: Section = Section {
-    header: "[pool.NAME.health]",
-    rows: &[
-        row("type", word(&["tcp", "udp", "none"], &["send_expect", "http", "grpc", "tls", "exec"]),
-            Default::Told("tcp; none for a pool that serves UDP only"),
-            "A TCP connect that must succeed; a datagram that the network must not refuse (ICMP \
-            unreachable); or none: every backend counts as up"),
-        row("send", PAYLOAD, text(""), "For type udp: the datagram; empty = one without a byte"),
-        row("expect_bytes", PAYLOAD, text(""),
-            "For type udp: what the answer must begin with; empty = any answer passes, and so does \
-            silence for the whole timeout"),
-        row("interval", TIME, text("2s"), "Between probes of one backend"),
-        row("fast_interval", TIME, text("500ms"),
-            "The same while its state is changing; by default never above interval"),
-        row("down_interval", TIME, text("5s"), "The same while it is down"),
-        row("timeout", TIME, text("1s"), "For one probe; by default never above interval"),
-        row("rise", STREAK, whole(2), "Successes in a row that bring a backend up"),
-        row("fall", STREAK, whole(3), "Failures in a row that take it down"),
-        row("port", Takes::Whole(0, 65_535), whole(0), "Port to probe; 0 = the backend's own"),
-        row("initial", word(&["up", "down"], &[]), text("up"), "State before the first result"),
-        later("path", &[]),
-        later("expect", &[]),
-        later("host", &[]),
-        later("body", &[]),
-        later("progress_is_alive", &[Value::Flag(false)]),
     ],
 };
 
@@ -424,6 +399,7 @@ impl fmt::Display for Takes {
                 f.write_str("IP:PORT, [IPV6]:PORT or unix:/PATH, as a string or a list of them")
             }
             Self::List(words) => write!(f, "a list out of {words}"),
+            Self::Statuses => f.write_str("a list such as [200, \"300-399\"]"),
             Self::Table => f.write_str("a table"),
             Self::NotYet(_) => f.write_str("nothing yet"),
         }
@@ -462,6 +438,7 @@ impl fmt::Display for Value<'_> {
             Self::Fraction(number) => write!(f, "{number:?}"),
             Self::Flag(flag) => flag.fmt(f),
             Self::Texts(texts) => write!(f, "{texts:?}"),
+            Self::Wholes(numbers) => write!(f, "{numbers:?}"),
             Self::Array(array) if array.is_empty() => f.write_str("an empty list"),
             Self::Array(_) => f.write_str("a list"),
             Self::Table => f.write_str("a table"),

@@ -1,10 +1,14 @@
 //! What was written: every value read and within its range, with its place. How values relate to
 //! each other is for `check` to judge.
 
+mod health;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
 use toml::de::DeTable;
+
+pub(super) use self::health::{Health, HealthKind};
 
 use super::address;
 use super::error::{Problems, Wrong};
@@ -20,9 +24,6 @@ use crate::wire::quic::{SERVER_ID_MAX, ServerId};
 /// The longest name of a listener, pool or backend, in bytes: it is repeated in every log line
 /// and metric.
 pub(super) const MAX_NAME: usize = 128;
-
-/// The longest payload of a datagram over IPv4, in bytes.
-pub(super) const MAX_DATAGRAM: usize = 65_507;
 
 /// A file as it was written.
 #[derive(Debug)]
@@ -60,29 +61,6 @@ pub(super) struct Pool {
     pub(super) health: Health,
     pub(super) udp: Udp,
     pub(super) backends: Vec<Backend>,
-}
-
-#[derive(Debug)]
-pub(super) struct Health {
-    /// `None` = what suits the listeners.
-    pub(super) kind: Option<HealthKind>,
-    pub(super) send: Written<Vec<u8>>,
-    pub(super) expect_bytes: Written<Vec<u8>>,
-    pub(super) interval: Written<Duration>,
-    pub(super) fast_interval: Written<Duration>,
-    pub(super) down_interval: Duration,
-    pub(super) timeout: Written<Duration>,
-    pub(super) rise: u32,
-    pub(super) fall: u32,
-    pub(super) port: u16,
-    pub(super) initial_up: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HealthKind {
-    None,
-    Tcp,
-    Udp,
 }
 
 #[derive(Debug)]
@@ -189,47 +167,10 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
         source: reader
             .parsed("source", source)
             .map_or(Source::Any, |found| found.value),
-        health: health(&reader.table("health", &keys::HEALTH)),
+        health: Health::read(&reader.table("health", &keys::HEALTH)),
         udp: udp(&reader.table("udp", &keys::UDP)),
         backends: backends.iter().map(backend).collect(),
     }
-}
-
-fn health(reader: &Reader<'_>) -> Health {
-    let bytes = |key| reader.parsed(key, payload).expect("the row has a default");
-    Health {
-        kind: reader.word_if_given("type").map(|word| match word {
-            "none" => HealthKind::None,
-            "udp" => HealthKind::Udp,
-            _ => HealthKind::Tcp,
-        }),
-        send: bytes("send"),
-        expect_bytes: bytes("expect_bytes"),
-        interval: reader.duration("interval"),
-        fast_interval: reader.duration("fast_interval"),
-        down_interval: reader.duration("down_interval").value,
-        timeout: reader.duration("timeout"),
-        rise: reader.whole("rise"),
-        fall: reader.whole("fall"),
-        port: reader.whole("port"),
-        initial_up: reader.word("initial").value != "down",
-    }
-}
-
-/// The bytes of a datagram, as text or in hexadecimal.
-fn payload(text: &str) -> Result<Vec<u8>, Wrong> {
-    let bytes = match text.strip_prefix("hex:") {
-        None => text.as_bytes().to_vec(),
-        Some(digits) => units::hexadecimal(digits).ok_or_else(|| {
-            let what = format!("{} is not hexadecimal", quoted(text));
-            Wrong::new(what, "write pairs of hexadecimal digits after hex:")
-        })?,
-    };
-    if bytes.len() > MAX_DATAGRAM {
-        let what = format!("{} bytes do not fit a datagram", bytes.len());
-        return Err(Wrong::new(what, format!("write at most {MAX_DATAGRAM}")));
-    }
-    Ok(bytes)
 }
 
 /// The kind of session says what is not written.

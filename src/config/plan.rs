@@ -1,10 +1,13 @@
 //! What runs: every setting checked and resolved, no `Option` left over, no unknown name.
 
+mod probe;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::probe::{Health, Http, Pattern, Probe, ProbeKind};
 use crate::lb::balance::pick;
 use crate::lb::traffic::flow::Rules;
 use crate::wire::quic::ServerId;
@@ -191,52 +194,6 @@ pub enum Source {
     Address(IpAddr),
     /// Each from the address of its client. Every backend is an address of the network.
     Client,
-}
-
-/// Active probes of a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// None: every backend counts as up.
-    None,
-    /// Each backend is probed.
-    Probed(Probe),
-}
-
-/// What a probe does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProbeKind {
-    /// A TCP connect that must succeed.
-    Tcp,
-    /// A datagram that must not be refused, and be answered if an answer is expected.
-    Udp {
-        /// What is sent; it may be empty.
-        send: Arc<[u8]>,
-        /// What the answer must begin with; empty = any answer, or none.
-        expect: Arc<[u8]>,
-    },
-}
-
-/// How, how often and how strictly to probe.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
-    /// What it does.
-    pub kind: ProbeKind,
-    /// Between probes of one backend in a settled state.
-    pub interval: Duration,
-    /// While its state is changing.
-    pub fast_interval: Duration,
-    /// While it is down.
-    pub down_interval: Duration,
-    /// For one probe.
-    pub timeout: Duration,
-    /// Successes in a row that bring it up.
-    pub rise: u32,
-    /// Failures in a row that take it down.
-    pub fall: u32,
-    /// The port to probe; 0 = the backend's own.
-    pub port: u16,
-    /// Its state before the first result.
-    pub initial_up: bool,
 }
 
 /// One backend of a pool.

@@ -1,6 +1,7 @@
 //! Takes values out of one table of the file by the rows of its section. A value that does not
 //! fit is reported and its default taken, so that reading goes on and finds the next error.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -257,6 +258,26 @@ impl<'a> Reader<'a> {
         self.setting(key, read)
     }
 
+    /// Ranges of statuses of HTTP.
+    pub(super) fn statuses(&self, key: &str) -> Written<Vec<RangeInclusive<u16>>> {
+        self.defaulted(key, |value, row| match value {
+            Value::Wholes(numbers) => Ok(numbers.iter().map(|&one| one..=one).collect()),
+            Value::Array(array) if !array.is_empty() => {
+                let elements = array.iter().filter_map(|element| {
+                    let value = Value::of(element.get_ref());
+                    let range = fit_statuses(value);
+                    if range.is_none() {
+                        let wrong = row.takes.refuse(key, value);
+                        self.problems.value(element.span().start, wrong);
+                    }
+                    range
+                });
+                Ok(elements.collect())
+            }
+            _ => Err(()),
+        })
+    }
+
     fn find(&self, key: &str) -> Option<(usize, &'a Spanned<DeValue<'a>>)> {
         let value = self.table?.get(key)?;
         Some((value.span().start, value))
@@ -345,6 +366,21 @@ fn fit_duration(value: Value<'_>, row: &Row) -> Result<Duration, ()> {
     match (value, row.takes) {
         (Value::Text(text), Takes::Duration(least)) => units::duration(text, least).ok_or(()),
         _ => Err(()),
+    }
+}
+
+fn fit_statuses(value: Value<'_>) -> Option<RangeInclusive<u16>> {
+    let one = |text: &str| {
+        let is_status = text.len() == 3 && (b'1'..=b'5').contains(&text.as_bytes()[0]);
+        text.parse::<u16>().ok().filter(|_| is_status)
+    };
+    match value {
+        Value::Whole(number) => one(&number.to_string()).map(|one| one..=one),
+        Value::Text(text) => {
+            let (first, last) = text.split_once('-')?;
+            Some(one(first)?..=one(last)?).filter(|range| !range.is_empty())
+        }
+        _ => None,
     }
 }
 

@@ -1,15 +1,15 @@
 //! Compares the settings of one thing in two plans. Each function takes its struct apart by name,
 //! so that a field added to the plan does not compile until it is compared here.
 
-use std::sync::Arc;
+mod health;
+
 use std::time::Duration;
 
 use super::diff::Setting;
 use super::plan::{
-    Backend, Global, Health, Listener, OnDown, Pool, Probe, ProbeKind, Refuse, SendProxy, Source,
-    Splice, Udp,
+    Backend, Global, Listener, OnDown, Pool, Refuse, SendProxy, Source, Splice, Udp,
 };
-use super::units::{show, show_bytes};
+use super::units::show;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::{self, Policy};
 use crate::lb::traffic::flow::{Answers, Rules};
@@ -141,7 +141,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
     };
     found.compare("send_proxy", send_proxy, &new.send_proxy, send_proxy_word);
     found.compare("source", source, &new.source, source_word);
-    health_settings(health, &new.health, &mut found);
+    health::compare(health, &new.health, &mut found);
     udp_settings(udp, &new.udp, &mut found);
     order(backends, &new.backends, &mut found);
     found.0
@@ -163,60 +163,6 @@ pub(super) fn backend(old: &Backend, new: &Backend) -> Vec<Setting> {
     found.plain("backup", backup, &new.backup);
     found.compare("server_id", server_id, &new.server_id, text_or_empty);
     found.0
-}
-
-fn health_settings(old: &Health, new: &Health, found: &mut Differing) {
-    found.plain("health.type", &health_word(old), &health_word(new));
-    let (Health::Probed(old), Health::Probed(new)) = (old, new) else {
-        return;
-    };
-    let Probe {
-        kind,
-        interval,
-        fast_interval,
-        down_interval,
-        timeout,
-        rise,
-        fall,
-        port,
-        initial_up,
-    } = old;
-    if let (
-        ProbeKind::Udp { send, expect },
-        ProbeKind::Udp {
-            send: new_send,
-            expect: new_expect,
-        },
-    ) = (kind, &new.kind)
-    {
-        let bytes = |bytes: &Arc<[u8]>| show_bytes(bytes);
-        found.compare("health.send", send, new_send, bytes);
-        found.compare("health.expect_bytes", expect, new_expect, bytes);
-    }
-    found.time("health.interval", interval, &new.interval);
-    found.time("health.fast_interval", fast_interval, &new.fast_interval);
-    found.time("health.down_interval", down_interval, &new.down_interval);
-    found.time("health.timeout", timeout, &new.timeout);
-    found.plain("health.rise", rise, &new.rise);
-    found.plain("health.fall", fall, &new.fall);
-    found.plain("health.port", port, &new.port);
-    found.compare("health.initial", initial_up, &new.initial_up, |up| {
-        if *up {
-            "up".to_owned()
-        } else {
-            "down".to_owned()
-        }
-    });
-}
-
-fn health_word(health: &Health) -> &'static str {
-    match health {
-        Health::None => "none",
-        Health::Probed(probe) => match probe.kind {
-            ProbeKind::Tcp => "tcp",
-            ProbeKind::Udp { .. } => "udp",
-        },
-    }
 }
 
 fn udp_settings(old: &Udp, new: &Udp, found: &mut Differing) {

@@ -110,7 +110,7 @@ pub struct Flags {
     /// What hash and rendezvous hash over, such as source_ip,source_port
     #[arg(long, value_name = "PARTS")]
     hash_key: Option<String>,
-    /// How backends are probed: tcp, udp or none
+    /// How backends are probed: tcp, http:/PATH, udp or none
     #[arg(long, value_name = "TYPE")]
     health: Option<String>,
     /// Time between probes of one backend, such as 2s
@@ -221,15 +221,14 @@ impl Flags {
         }
         to.line("[pool.default.health]", "");
         if let Some(health) = &self.health {
-            // What follows a colon belongs to types that are not supported yet.
-            let kind = match health.split_once(':') {
-                None | Some(("tcp" | "udp" | "none", _)) => health.as_str(),
-                Some((kind, _)) => kind,
-            };
-            to.line(
-                &format!("type = {}", quote(kind)),
-                &format!("--health {health}"),
-            );
+            let flag = format!("--health {health}");
+            match health.split_once(':') {
+                Some(("http", path)) => {
+                    to.line("type = \"http\"", &flag);
+                    to.line(&format!("path = {}", quote(path)), &flag);
+                }
+                _ => to.line(&format!("type = {}", quote(health)), &flag),
+            }
         }
         to.setting(
             "interval",
@@ -343,7 +342,7 @@ mod tests {
             "--listen tcp://0.0.0.0:8000 --listen unix:/run/app.sock --workers 2 \
              --backend 10.0.0.1:8000,weight=2,max_connections=8,name=gpu-1 \
              --backend [::1]:8000,backup=true --balance rendezvous \
-             --hash-key source_ip,source_port --health tcp --health-interval 500ms \
+             --hash-key source_ip,source_port --health http:/up --health-interval 500ms \
              --drain-timeout 30s",
         );
         let file = r#"
@@ -361,7 +360,7 @@ mod tests {
             [pool.default]
             balance = "rendezvous"
             hash_key = ["source_ip", "source_port"]
-            health = { type = "tcp", interval = "500ms" }
+            health = { type = "http", path = "/up", interval = "500ms" }
             [[pool.default.backend]]
             name = "gpu-1"
             address = "10.0.0.1:8000"
@@ -402,10 +401,11 @@ mod tests {
                  end it with a port from 1 to 65535",
             ),
             (
-                "--listen tcp://127.0.0.1:1 --backend a:1 --health http:/health --admin x --http y",
+                "--listen tcp://127.0.0.1:1 --backend a:1 --health http:health --admin x --http y",
                 "--admin x: `admin_socket` is not supported yet; remove it or set it to \"\"\n\
                  --http y: `http` is not supported yet; remove it or set it to \"\"\n\
-                 --health http:/health: `http` is not supported yet; use tcp, udp, none",
+                 --health http:health: \"health\" is no path; begin it with /, and write what no \
+                 path can hold as % and two hexadecimal digits",
             ),
             (
                 "--listen tcp://127.0.0.1:1 --backend a:1,wieght=2,weight=02",

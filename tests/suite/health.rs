@@ -1,7 +1,9 @@
 //! Probes and what follows from them: conformance G.
 
+mod http;
+
 use std::collections::HashMap;
-use std::io::{Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -473,6 +475,39 @@ fn quick(config: Config) -> Config {
         .health("interval = \"500ms\"")
         .health("fast_interval = \"20ms\"")
         .health("down_interval = \"20ms\"")
+}
+
+/// Probes of a type, often, that leave a busy backend the time to answer.
+fn often(config: Config, kind: &str) -> Config {
+    config
+        .health(&format!("type = \"{kind}\""))
+        .health("interval = \"1s\"")
+        .health("fast_interval = \"20ms\"")
+        .health("down_interval = \"20ms\"")
+        .health("fall = 2")
+}
+
+/// One pool of these backends, probed often.
+fn probed(axis: Axis, kind: &str, backends: &[&Served]) -> Config {
+    let addresses: Vec<_> = backends.iter().map(|backend| backend.address).collect();
+    often(Config::of(axis, &addresses), kind)
+}
+
+/// A backend that answers each request with the same bytes, and closes.
+fn answering(family: Family, answer: &str) -> Served {
+    let answer = answer.to_owned();
+    Served::start(family.any(), move |mut stream| {
+        request(&stream)?;
+        stream.write_all(answer.as_bytes())
+    })
+}
+
+/// What comes until an empty line, or the end.
+fn request(stream: impl Read) -> io::Result<String> {
+    let mut lines = BufReader::new(stream);
+    let mut request = String::new();
+    while lines.read_line(&mut request)? > 2 {}
+    Ok(request)
 }
 
 /// One pool of these backends, quickly probed.

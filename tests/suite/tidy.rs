@@ -77,7 +77,7 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
     (
         "config",
         &["lb", "wire"],
-        &["humantime", "strsim", "toml", "toml_parser"],
+        &["humantime", "regex", "strsim", "toml", "toml_parser"],
     ),
     ("sys", &[], &["libc", "nix", "rustix", "socket2"]),
     (
@@ -96,7 +96,7 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
             "data::worker",
             "data::PIPES_PER_WORKER",
         ],
-        &["libc", "log", "tokio"],
+        &["hyper", "libc", "log", "tokio"],
     ),
     (
         "service",

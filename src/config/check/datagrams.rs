@@ -55,22 +55,3 @@ pub(super) fn check_send_proxy(model: &Model, problems: &Problems) {
         }
     }
 }
-
-/// Bytes are sent and expected only by a probe that sends datagrams.
-pub(super) fn check_payloads(health: &model::Health, problems: &Problems) {
-    if health.kind == Some(HealthKind::Udp) {
-        return;
-    }
-    for (key, bytes) in [
-        ("send", &health.send),
-        ("expect_bytes", &health.expect_bytes),
-    ] {
-        if !bytes.value.is_empty() {
-            let what = format!("`{key}` is used only by probes of type udp");
-            problems.value(
-                bytes.at,
-                Wrong::new(what, "remove it, or set type to \"udp\""),
-            );
-        }
-    }
-}

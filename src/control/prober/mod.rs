@@ -3,11 +3,12 @@
 //! A probe that fails for a reason of our own (no descriptor, no port) says nothing about the
 //! backend and is not counted.
 
-mod tcp;
+mod connection;
+mod http;
+mod look;
 mod udp;
 
 use std::collections::HashMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, LocalSet};
 
-use crate::config::plan::{self, Health, OnDown, Probe, ProbeKind};
+use self::look::{Outcome, look};
+use crate::config::plan::{self, Health, OnDown, Probe};
 use crate::data::mailbox::{Command, Mailbox, Pool};
 use crate::lb::backend::BackendState;
 use crate::lb::health::counter::{Counter, Transition};
@@ -138,14 +140,6 @@ impl Probers {
     }
 }
 
-/// What a probe found.
-enum Outcome {
-    Passed,
-    Failed(io::Error),
-    /// It could not be made, through no fault of the backend.
-    Inconclusive(io::Error),
-}
-
 struct Prober {
     subject: Subject,
     state: Arc<BackendState>,
@@ -186,13 +180,13 @@ impl Prober {
             }
             let slots = Arc::clone(&self.slots);
             let slot = slots.acquire().await;
-            let (target, source) = (&self.subject.target, self.subject.source);
-            let outcome = match &self.subject.probe.kind {
-                ProbeKind::Tcp => tcp::probe(target, source, timeout).await,
-                ProbeKind::Udp { send, expect } => {
-                    udp::probe(target, source, send, expect, timeout).await
-                }
-            };
+            let Subject {
+                target,
+                source,
+                probe,
+                ..
+            } = &self.subject;
+            let outcome = look(&probe.kind, target, *source, timeout).await;
             drop(slot);
             self.state.clear_suspicion();
             self.take_in(outcome);

@@ -106,18 +106,18 @@ const WRONG_FLAGS: &[(&str, &str, &str)] = &[
     ),
     (
         "--health",
-        "http:/health",
-        "--health http:/health: `http` is not supported yet",
+        "http:health",
+        "--health http:health: \"health\" is no path",
     ),
     (
         "--health",
         "tcp:80",
-        "--health tcp:80: `type` is \"tcp:80\"; write \"tcp\", \"udp\" or \"none\"",
+        "--health tcp:80: `type` is \"tcp:80\"; write \"tcp\", \"http\", \"udp\" or \"none\"",
     ),
     (
         "--health",
         "udp:53",
-        "--health udp:53: `type` is \"udp:53\"; write \"tcp\", \"udp\" or \"none\"",
+        "--health udp:53: `type` is \"udp:53\"; write \"tcp\", \"http\", \"udp\" or \"none\"",
     ),
     (
         "--health-interval",

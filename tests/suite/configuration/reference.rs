@@ -465,13 +465,22 @@ const PLANNED_VALUES: &[(&str, &str, &[&str])] = &[
         "type",
         &[
             "\"send_expect\"",
-            "\"http\"",
+            "\"https\"",
             "\"grpc\"",
             "\"tls\"",
             "\"exec\"",
         ],
     ),
 ];
+
+/// The kind of probe that a key is for.
+fn kind_for(key: &str) -> &'static str {
+    match key {
+        "path" | "host" | "expect" | "body" => "type = \"http\"\n",
+        "send" | "expect_bytes" => "type = \"udp\"\n",
+        _ => "",
+    }
+}
 
 /// Writes one key of one table into a file that is valid without it: its text and the line.
 fn with_key(header: &str, key: &str, value: &str) -> (String, usize) {
@@ -483,7 +492,7 @@ fn with_key(header: &str, key: &str, value: &str) -> (String, usize) {
         ("[[pool.p.backend]]", "address = \"10.0.0.1:1\"\n"),
         ("[global]", ""),
         ("[pool.p]", ""),
-        ("[pool.p.health]", "type = \"udp\"\n"),
+        ("[pool.p.health]", kind_for(key)),
     ];
     let mut text = String::new();
     let mut at = 0;

@@ -1,0 +1,85 @@
+//! Probes: what their settings mean together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::error::{Problems, Wrong};
+use crate::config::model::{self, HealthKind};
+use crate::config::plan::{Health, Http, Probe, ProbeKind};
+use crate::config::reader::Written;
+use crate::config::units::show;
+
+pub(super) fn check(health: &model::Health, problems: &Problems) {
+    check_times(health, problems);
+    check_kind(health, problems);
+}
+
+/// A probe ends before the next begins, and a changing state is looked at no less often.
+fn check_times(health: &model::Health, problems: &Problems) {
+    let interval = &health.interval;
+    for (key, duration) in [
+        ("timeout", &health.timeout),
+        ("fast_interval", &health.fast_interval),
+    ] {
+        if duration.given && duration.value > interval.value {
+            let default = if interval.given { "" } else { " (the default)" };
+            let (ours, theirs) = (show(duration.value), show(interval.value));
+            let what = format!("`{key}` {ours} is longer than `interval` {theirs}{default}");
+            problems.value(
+                duration.at,
+                Wrong::new(what, format!("set it to at most {theirs}")),
+            );
+        }
+    }
+}
+
+/// Nothing is written that the probes do not use.
+fn check_kind(health: &model::Health, problems: &Problems) {
+    for special in health.special() {
+        if health
+            .kind
+            .is_none_or(|kind| !special.kinds.contains(&kind))
+        {
+            let words: Vec<_> = special.kinds.iter().map(|kind| kind.word()).collect();
+            let what = format!(
+                "`{}` is used only by probes of type {}",
+                special.key,
+                words.join(", ")
+            );
+            let cure = format!("remove it, or set type to {:?}", words[0]);
+            problems.value(special.at, Wrong::new(what, cure));
+        }
+    }
+}
+
+/// A server of datagrams alone need not listen for a TCP probe.
+pub(super) fn plan(health: model::Health, is_udp_only: bool) -> Health {
+    let kind = match health.kind {
+        None if is_udp_only => return Health::None,
+        Some(HealthKind::None) => return Health::None,
+        None | Some(HealthKind::Tcp) => ProbeKind::Tcp,
+        Some(HealthKind::Udp) => ProbeKind::Udp {
+            send: health.send.value.into(),
+            expect: health.expect_bytes.value.into(),
+        },
+        Some(HealthKind::Http) => ProbeKind::Http(Arc::new(Http {
+            path: health.path.value,
+            host: Some(health.host.value).filter(|host| !host.is_empty()),
+            statuses: health.expect.value,
+            body: health.body.value,
+        })),
+    };
+    let interval = health.interval.value;
+    let capped = |duration: &Written<Duration>| duration.value.min(interval);
+    Health::Probed(Probe {
+        kind,
+        interval,
+        fast_interval: capped(&health.fast_interval),
+        down_interval: health.down_interval,
+        timeout: capped(&health.timeout),
+        rise: health.rise,
+        fall: health.fall,
+        port: health.port,
+        initial_up: health.initial_up,
+    })
+}

@@ -1,0 +1,44 @@
+//! The keys of active probes.
+
+use super::{Default, Section, Takes, Value, later, row, text, whole, word};
+use super::{MAX_STREAK, TIME};
+
+const STREAK: Takes = Takes::Whole(1, MAX_STREAK);
+/// Bytes of a datagram.
+const PAYLOAD: Takes = Takes::Form("a text, or hex: and pairs of hexadecimal digits");
+
+#[rustfmt::skip]
+pub(in crate::config) const HEALTH: Section = Section {
+    header: "[pool.NAME.health]",
+    rows: &[
+        row("type", word(&["tcp", "http", "udp", "none"],
+                &["send_expect", "https", "grpc", "tls", "exec"]),
+            Default::Told("tcp; none for a pool that serves UDP only"),
+            "A connect that must succeed; a request of HTTP/1.1 that must be answered well; a \
+            datagram that the network must not refuse (ICMP unreachable); or none: every backend \
+            counts as up"),
+        row("path", Takes::Form("a path that begins with /, with a query or without"), text("/"),
+            "For type http: what is asked for, by GET"),
+        row("host", Takes::Form("HOST, HOST:PORT or an empty string"), text(""),
+            "For type http: the header Host; empty = the address that is probed"),
+        row("expect", Takes::Statuses, Default::Is(Value::Wholes(&[200])),
+            "For type http: the statuses that pass"),
+        row("body", Takes::Form("a regular expression"), text(""),
+            "For type http: what some part of the body's first 64 KiB must match; empty = nothing, \
+            and the body is not waited for"),
+        row("send", PAYLOAD, text(""), "For type udp: the datagram; empty = one without a byte"),
+        row("expect_bytes", PAYLOAD, text(""),
+            "For type udp: what the answer must begin with; empty = any answer passes, and so does \
+            silence for the whole timeout"),
+        row("interval", TIME, text("2s"), "Between probes of one backend"),
+        row("fast_interval", TIME, text("500ms"),
+            "The same while its state is changing; by default never above interval"),
+        row("down_interval", TIME, text("5s"), "The same while it is down"),
+        row("timeout", TIME, text("1s"), "For one probe; by default never above interval"),
+        row("rise", STREAK, whole(2), "Successes in a row that bring a backend up"),
+        row("fall", STREAK, whole(3), "Failures in a row that take it down"),
+        row("port", Takes::Whole(0, 65_535), whole(0), "Port to probe; 0 = the backend's own"),
+        row("initial", word(&["up", "down"], &[]), text("up"), "State before the first result"),
+        later("progress_is_alive", &[Value::Flag(false)]),
+    ],
+};

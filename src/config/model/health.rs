@@ -1,0 +1,175 @@
+//! How backends are probed, as it was written.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::config::error::Wrong;
+use crate::config::keys::quoted;
+use crate::config::plan::Pattern;
+use crate::config::reader::{Reader, Written};
+use crate::config::units;
+
+/// The longest payload of a datagram over IPv4, in bytes.
+const MAX_DATAGRAM: usize = 65_507;
+
+/// The longest path and host of a request, in bytes.
+const MAX_PATH: usize = 2048;
+const MAX_HOST: usize = 256;
+
+#[derive(Debug)]
+pub(in crate::config) struct Health {
+    /// `None` = what suits the listeners.
+    pub(in crate::config) kind: Option<HealthKind>,
+    pub(in crate::config) send: Written<Vec<u8>>,
+    pub(in crate::config) expect_bytes: Written<Vec<u8>>,
+    pub(in crate::config) path: Written<String>,
+    pub(in crate::config) host: Written<String>,
+    pub(in crate::config) expect: Written<Vec<RangeInclusive<u16>>>,
+    pub(in crate::config) body: Written<Option<Pattern>>,
+    pub(in crate::config) interval: Written<Duration>,
+    pub(in crate::config) fast_interval: Written<Duration>,
+    pub(in crate::config) down_interval: Duration,
+    pub(in crate::config) timeout: Written<Duration>,
+    pub(in crate::config) rise: u32,
+    pub(in crate::config) fall: u32,
+    pub(in crate::config) port: u16,
+    pub(in crate::config) initial_up: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::config) enum HealthKind {
+    None,
+    Tcp,
+    Http,
+    Udp,
+}
+
+impl HealthKind {
+    /// As the file writes it.
+    pub(in crate::config) const fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Tcp => "tcp",
+            Self::Http => "http",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// A key that only probes of some kinds use, where it asks for something.
+pub(in crate::config) struct Special {
+    pub(in crate::config) key: &'static str,
+    pub(in crate::config) at: usize,
+    pub(in crate::config) kinds: &'static [HealthKind],
+}
+
+impl Health {
+    pub(super) fn read(reader: &Reader<'_>) -> Self {
+        let bytes = |key| reader.parsed(key, payload).expect("the row has a default");
+        Self {
+            kind: reader.word_if_given("type").map(|word| match word {
+                "none" => HealthKind::None,
+                "http" => HealthKind::Http,
+                "udp" => HealthKind::Udp,
+                _ => HealthKind::Tcp,
+            }),
+            send: bytes("send"),
+            expect_bytes: bytes("expect_bytes"),
+            path: reader.parsed("path", path).expect("the row has a default"),
+            host: reader.parsed("host", host).expect("the row has a default"),
+            expect: reader.statuses("expect"),
+            body: reader
+                .parsed("body", pattern)
+                .expect("the row has a default"),
+            interval: reader.duration("interval"),
+            fast_interval: reader.duration("fast_interval"),
+            down_interval: reader.duration("down_interval").value,
+            timeout: reader.duration("timeout"),
+            rise: reader.whole("rise"),
+            fall: reader.whole("fall"),
+            port: reader.whole("port"),
+            initial_up: reader.word("initial").value != "down",
+        }
+    }
+
+    /// What is written for some kinds of probe alone.
+    pub(in crate::config) fn special(&self) -> impl Iterator<Item = Special> {
+        const HTTP: &[HealthKind] = &[HealthKind::Http];
+        const UDP: &[HealthKind] = &[HealthKind::Udp];
+        let asks = [
+            special("send", &self.send, |send| !send.is_empty(), UDP),
+            special(
+                "expect_bytes",
+                &self.expect_bytes,
+                |expect| !expect.is_empty(),
+                UDP,
+            ),
+            special("path", &self.path, |path| path != "/", HTTP),
+            special("host", &self.host, |host| !host.is_empty(), HTTP),
+            special(
+                "expect",
+                &self.expect,
+                |expect| *expect != [200..=200],
+                HTTP,
+            ),
+            special("body", &self.body, Option::is_some, HTTP),
+        ];
+        asks.into_iter().flatten()
+    }
+}
+
+fn special<T>(
+    key: &'static str,
+    written: &Written<T>,
+    asks: impl Fn(&T) -> bool,
+    kinds: &'static [HealthKind],
+) -> Option<Special> {
+    let at = written.at;
+    (written.given && asks(&written.value)).then_some(Special { key, at, kinds })
+}
+
+/// The bytes of a datagram, as text or in hexadecimal.
+fn payload(text: &str) -> Result<Vec<u8>, Wrong> {
+    let bytes = match text.strip_prefix("hex:") {
+        None => text.as_bytes().to_vec(),
+        Some(digits) => units::hexadecimal(digits).ok_or_else(|| {
+            let what = format!("{} is not hexadecimal", quoted(text));
+            Wrong::new(what, "write pairs of hexadecimal digits after hex:")
+        })?,
+    };
+    if bytes.len() > MAX_DATAGRAM {
+        let what = format!("{} bytes do not fit a datagram", bytes.len());
+        return Err(Wrong::new(what, format!("write at most {MAX_DATAGRAM}")));
+    }
+    Ok(bytes)
+}
+
+/// What a request asks for, as it goes onto its first line.
+fn path(text: &str) -> Result<String, Wrong> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/?".contains(&byte);
+    if text.starts_with('/') && text.len() <= MAX_PATH && text.bytes().all(fits) {
+        return Ok(text.to_owned());
+    }
+    let cure = "begin it with /, and write what no path can hold as % and two hexadecimal digits";
+    Err(Wrong::new(format!("{} is no path", quoted(text)), cure))
+}
+
+fn host(text: &str) -> Result<String, Wrong> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    if text.len() <= MAX_HOST && text.bytes().all(fits) {
+        return Ok(text.to_owned());
+    }
+    let what = format!("{} is no host", quoted(text));
+    Err(Wrong::new(what, "write HOST or HOST:PORT"))
+}
+
+/// A regular expression; empty = none.
+fn pattern(text: &str) -> Result<Option<Pattern>, Wrong> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    Pattern::new(text).map(Some).map_err(|why| {
+        let what = format!("{} is no regular expression: {why}", quoted(text));
+        Wrong::new(what, "write it as for grep -P, without references back")
+    })
+}

@@ -1,0 +1,117 @@
+//! Active probes.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use regex::bytes::{Regex, RegexBuilder};
+
+/// Active probes of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// None: every backend counts as up.
+    None,
+    /// Each backend is probed.
+    Probed(Probe),
+}
+
+/// What a probe does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// A TCP connect that must succeed.
+    Tcp,
+    /// A datagram that must not be refused, and be answered if an answer is expected.
+    Udp {
+        /// What is sent; it may be empty.
+        send: Arc<[u8]>,
+        /// What the answer must begin with; empty = any answer, or none.
+        expect: Arc<[u8]>,
+    },
+    /// A request of HTTP/1.1 that must be answered with the right status, and the right body.
+    Http(Arc<Http>),
+}
+
+/// A request of HTTP/1.1, and what its answer must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// What it asks for, with the query.
+    pub path: String,
+    /// Whom it asks; `None` = the backend's address.
+    pub host: Option<String>,
+    /// The statuses that pass; never empty.
+    pub statuses: Vec<RangeInclusive<u16>>,
+    /// What the body must hold; `None` = it may be anything, and is not waited for.
+    pub body: Option<Pattern>,
+}
+
+/// A regular expression over bytes, which need not be a text.
+#[derive(Clone)]
+pub struct Pattern(Regex);
+
+impl Pattern {
+    /// The most memory that the machine of an expression may take, in bytes.
+    const SIZE_MAX: usize = 1024 * 1024;
+
+    /// The expression that `text` writes; otherwise what is wrong with it, on one line.
+    pub(in crate::config) fn new(text: &str) -> Result<Self, String> {
+        let built = RegexBuilder::new(text)
+            .unicode(false)
+            .size_limit(Self::SIZE_MAX)
+            .build();
+        built.map(Self).map_err(|error| {
+            let error = error.to_string();
+            let last = error.lines().last().unwrap_or_default();
+            last.strip_prefix("error: ").unwrap_or(last).to_owned()
+        })
+    }
+
+    /// Whether some part of `bytes` matches.
+    pub fn matches(&self, bytes: &[u8]) -> bool {
+        self.0.is_match(bytes)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for Pattern {}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// As it was written, in quotes.
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0.as_str())
+    }
+}
+
+/// How, how often and how strictly to probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// What it does.
+    pub kind: ProbeKind,
+    /// Between probes of one backend in a settled state.
+    pub interval: Duration,
+    /// While its state is changing.
+    pub fast_interval: Duration,
+    /// While it is down.
+    pub down_interval: Duration,
+    /// For one probe.
+    pub timeout: Duration,
+    /// Successes in a row that bring it up.
+    pub rise: u32,
+    /// Failures in a row that take it down.
+    pub fall: u32,
+    /// The port to probe; 0 = the backend's own.
+    pub port: u16,
+    /// Its state before the first result.
+    pub initial_up: bool,
+}
