@@ -487,6 +487,11 @@ mod tests {
             "pool p: health.type tcp → http",
         ),
         (
+            POOL,
+            "[pool.p]\nhealth.type = \"send_expect\"\nhealth.expect_bytes = \"a\"\n",
+            "pool p: health.type tcp → send_expect",
+        ),
+        (
             "\"10.0.0.1:1\"",
             "\"10.0.0.1:1\"\nweight = 50\nbackup = true",
             "backend p/a: weight 100 → 50, backup false → true",

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use toml::de::{DeArray, DeValue};
 
-pub(super) use self::health::HEALTH;
+pub(super) use self::health::{HEALTH, STEP};
 use super::error::Wrong;
 use super::units::{self, MAX_DURATION, MIN_DURATION};
 use crate::wire::quic::SERVER_ID_MAX;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-pub(super) use self::health::{Health, HealthKind};
+pub(super) use self::health::{Health, HealthKind, step_of};
 
 use super::address;
 use super::error::{Problems, Wrong};

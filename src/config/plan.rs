@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::probe::{Health, Http, Pattern, Probe, ProbeKind};
+pub use self::probe::{ANSWER_MAX, Expected, Health, Http, Pattern, Probe, ProbeKind, Step};
 use crate::lb::balance::pick;
 use crate::lb::traffic::flow::Rules;
 use crate::wire::quic::ServerId;

@@ -81,7 +81,10 @@ impl<'a> Reader<'a> {
 
     /// The tables of the list under `key`, in the order of the file.
     pub(super) fn tables(&self, key: &str, section: &'static Section) -> Vec<Self> {
-        let cure = || format!("write {} on a line of its own before each", section.header);
+        let cure = || match self.section.row(key).map(|row| row.takes) {
+            Some(form @ Takes::Form(_)) => format!("write {form}"),
+            _ => format!("write {} on a line of its own before each", section.header),
+        };
         let elements: &[_] = match self.find(key).map(|(at, value)| (at, value.get_ref())) {
             Some((_, DeValue::Array(elements))) => elements,
             Some((at, other)) => {

@@ -1,5 +1,6 @@
 //! Probes and what follows from them: conformance G.
 
+mod dialogs;
 mod http;
 
 use std::collections::HashMap;

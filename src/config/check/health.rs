@@ -12,6 +12,7 @@ use crate::config::units::show;
 pub(super) fn check(health: &model::Health, problems: &Problems) {
     check_times(health, problems);
     check_kind(health, problems);
+    check_steps(health, problems);
 }
 
 /// A probe ends before the next begins, and a changing state is looked at no less often.
@@ -52,16 +53,57 @@ fn check_kind(health: &model::Health, problems: &Problems) {
     }
 }
 
+/// A dialog is written once, and ends with an answer.
+fn check_steps(health: &model::Health, problems: &Problems) {
+    let model::Health {
+        send,
+        expect_bytes,
+        steps,
+        ..
+    } = health;
+    if health.kind != Some(HealthKind::SendExpect) {
+        return;
+    }
+    for (key, at) in [
+        ("send", send.given.then_some(send.at)),
+        (
+            "expect_bytes",
+            expect_bytes.given.then_some(expect_bytes.at),
+        ),
+    ] {
+        if let (Some(at), true) = (at, steps.given) {
+            let what = format!("`{key}` is written beside `steps`");
+            problems.value(at, Wrong::new(what, "make it a step of its own"));
+        }
+    }
+    let last = (steps.value.last()).map_or(&expect_bytes.value, |step| &step.expect);
+    if last.is_nothing() {
+        let at = if steps.given {
+            steps.at
+        } else {
+            expect_bytes.at
+        };
+        let what = "nothing is expected in the end";
+        problems.missing(
+            at,
+            Wrong::new(what, "add expect_bytes = …, or use type \"tcp\""),
+        );
+    }
+}
+
 /// A server of datagrams alone need not listen for a TCP probe.
 pub(super) fn plan(health: model::Health, is_udp_only: bool) -> Health {
     let kind = match health.kind {
         None if is_udp_only => return Health::None,
         Some(HealthKind::None) => return Health::None,
         None | Some(HealthKind::Tcp) => ProbeKind::Tcp,
-        Some(HealthKind::Udp) => ProbeKind::Udp {
-            send: health.send.value.into(),
-            expect: health.expect_bytes.value.into(),
-        },
+        Some(HealthKind::SendExpect) => ProbeKind::SendExpect(match health.steps.value {
+            steps if steps.is_empty() => {
+                Arc::new([model::step_of(health.send, health.expect_bytes)])
+            }
+            steps => steps.into(),
+        }),
+        Some(HealthKind::Udp) => ProbeKind::Udp(model::step_of(health.send, health.expect_bytes)),
         Some(HealthKind::Http) => ProbeKind::Http(Arc::new(Http {
             path: health.path.value,
             host: Some(health.host.value).filter(|host| !host.is_empty()),

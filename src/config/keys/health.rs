@@ -4,17 +4,18 @@ use super::{Default, Section, Takes, Value, later, row, text, whole, word};
 use super::{MAX_STREAK, TIME};
 
 const STREAK: Takes = Takes::Whole(1, MAX_STREAK);
-/// Bytes of a datagram.
-const PAYLOAD: Takes = Takes::Form("a text, or hex: and pairs of hexadecimal digits");
+const BYTES: Takes = Takes::Form("a text, or hex: and pairs of hexadecimal digits");
+const EXPECTED: Takes =
+    Takes::Form("a text, hex: and pairs of hexadecimal digits, or regex: and a regular expression");
 
 #[rustfmt::skip]
 pub(in crate::config) const HEALTH: Section = Section {
     header: "[pool.NAME.health]",
     rows: &[
-        row("type", word(&["tcp", "http", "udp", "none"],
-                &["send_expect", "https", "grpc", "tls", "exec"]),
+        row("type", word(&["tcp", "send_expect", "http", "udp", "none"],
+                &["https", "grpc", "tls", "exec"]),
             Default::Told("tcp; none for a pool that serves UDP only"),
-            "A connect that must succeed; a request of HTTP/1.1 that must be answered well; a \
+            "A connect that must succeed; a dialog on a connection; a request of HTTP/1.1 that must be answered well; a \
             datagram that the network must not refuse (ICMP unreachable); or none: every backend \
             counts as up"),
         row("path", Takes::Form("a path that begins with /, with a query or without"), text("/"),
@@ -26,10 +27,17 @@ pub(in crate::config) const HEALTH: Section = Section {
         row("body", Takes::Form("a regular expression"), text(""),
             "For type http: what some part of the body's first 64 KiB must match; empty = nothing, \
             and the body is not waited for"),
-        row("send", PAYLOAD, text(""), "For type udp: the datagram; empty = one without a byte"),
-        row("expect_bytes", PAYLOAD, text(""),
-            "For type udp: what the answer must begin with; empty = any answer passes, and so does \
+        row("send", BYTES, text(""),
+            "For type send_expect: what is sent first; empty = nothing. For type udp: the datagram; \
+            empty = one without a byte"),
+        row("expect_bytes", EXPECTED, text(""),
+            "For types send_expect and udp: what the answer must begin with, or what some part of its \
+            first 64 KiB must match. For udp it may be empty: any answer passes then, and so does \
             silence for the whole timeout"),
+        row("steps", Takes::Form("a list of { send = …, expect_bytes = … }"),
+            Default::Is(Value::Texts(&[])),
+            "For type send_expect, in place of these two: several steps, one after the other. What \
+            came before a step sends is not looked at any more"),
         row("interval", TIME, text("2s"), "Between probes of one backend"),
         row("fast_interval", TIME, text("500ms"),
             "The same while its state is changing; by default never above interval"),
@@ -40,5 +48,14 @@ pub(in crate::config) const HEALTH: Section = Section {
         row("port", Takes::Whole(0, 65_535), whole(0), "Port to probe; 0 = the backend's own"),
         row("initial", word(&["up", "down"], &[]), text("up"), "State before the first result"),
         later("progress_is_alive", &[Value::Flag(false)]),
+    ],
+};
+
+#[rustfmt::skip]
+pub(in crate::config) const STEP: Section = Section {
+    header: "a step",
+    rows: &[
+        row("send", BYTES, text(""), "What is sent"),
+        row("expect_bytes", EXPECTED, text(""), "What must come back"),
     ],
 };

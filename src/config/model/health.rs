@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::config::error::Wrong;
-use crate::config::keys::quoted;
-use crate::config::plan::Pattern;
+use crate::config::keys::{self, quoted};
+use crate::config::plan::{Expected, Pattern, Step};
 use crate::config::reader::{Reader, Written};
 use crate::config::units;
 
@@ -21,7 +21,8 @@ pub(in crate::config) struct Health {
     /// `None` = what suits the listeners.
     pub(in crate::config) kind: Option<HealthKind>,
     pub(in crate::config) send: Written<Vec<u8>>,
-    pub(in crate::config) expect_bytes: Written<Vec<u8>>,
+    pub(in crate::config) expect_bytes: Written<Expected>,
+    pub(in crate::config) steps: Written<Vec<Step>>,
     pub(in crate::config) path: Written<String>,
     pub(in crate::config) host: Written<String>,
     pub(in crate::config) expect: Written<Vec<RangeInclusive<u16>>>,
@@ -40,6 +41,7 @@ pub(in crate::config) struct Health {
 pub(in crate::config) enum HealthKind {
     None,
     Tcp,
+    SendExpect,
     Http,
     Udp,
 }
@@ -50,6 +52,7 @@ impl HealthKind {
         match self {
             Self::None => "none",
             Self::Tcp => "tcp",
+            Self::SendExpect => "send_expect",
             Self::Http => "http",
             Self::Udp => "udp",
         }
@@ -65,16 +68,29 @@ pub(in crate::config) struct Special {
 
 impl Health {
     pub(super) fn read(reader: &Reader<'_>) -> Self {
-        let bytes = |key| reader.parsed(key, payload).expect("the row has a default");
+        let (send, expect_bytes) = step(reader);
+        let steps = reader.tables("steps", &keys::STEP);
         Self {
             kind: reader.word_if_given("type").map(|word| match word {
                 "none" => HealthKind::None,
+                "send_expect" => HealthKind::SendExpect,
                 "http" => HealthKind::Http,
                 "udp" => HealthKind::Udp,
                 _ => HealthKind::Tcp,
             }),
-            send: bytes("send"),
-            expect_bytes: bytes("expect_bytes"),
+            send,
+            expect_bytes,
+            steps: Written {
+                at: steps.first().map_or(reader.at(), Reader::at),
+                given: !steps.is_empty(),
+                value: steps
+                    .iter()
+                    .map(|reader| {
+                        let (send, expect) = step(reader);
+                        step_of(send, expect)
+                    })
+                    .collect(),
+            },
             path: reader.parsed("path", path).expect("the row has a default"),
             host: reader.parsed("host", host).expect("the row has a default"),
             expect: reader.statuses("expect"),
@@ -95,15 +111,17 @@ impl Health {
     /// What is written for some kinds of probe alone.
     pub(in crate::config) fn special(&self) -> impl Iterator<Item = Special> {
         const HTTP: &[HealthKind] = &[HealthKind::Http];
-        const UDP: &[HealthKind] = &[HealthKind::Udp];
+        const BYTES: &[HealthKind] = &[HealthKind::SendExpect, HealthKind::Udp];
+        const SEND_EXPECT: &[HealthKind] = &[HealthKind::SendExpect];
         let asks = [
-            special("send", &self.send, |send| !send.is_empty(), UDP),
+            special("send", &self.send, |send| !send.is_empty(), BYTES),
             special(
                 "expect_bytes",
                 &self.expect_bytes,
-                |expect| !expect.is_empty(),
-                UDP,
+                |expect| !expect.is_nothing(),
+                BYTES,
             ),
+            special("steps", &self.steps, |_| true, SEND_EXPECT),
             special("path", &self.path, |path| path != "/", HTTP),
             special("host", &self.host, |host| !host.is_empty(), HTTP),
             special(
@@ -128,8 +146,34 @@ fn special<T>(
     (written.given && asks(&written.value)).then_some(Special { key, at, kinds })
 }
 
-/// The bytes of a datagram, as text or in hexadecimal.
-fn payload(text: &str) -> Result<Vec<u8>, Wrong> {
+/// What is sent and expected, as it was written.
+fn step(reader: &Reader<'_>) -> (Written<Vec<u8>>, Written<Expected>) {
+    (
+        reader.parsed("send", bytes).expect("the row has a default"),
+        reader
+            .parsed("expect_bytes", expected)
+            .expect("the row has a default"),
+    )
+}
+
+/// The step that sends the one and expects the other.
+pub(in crate::config) fn step_of(send: Written<Vec<u8>>, expect: Written<Expected>) -> Step {
+    Step {
+        send: send.value.into(),
+        expect: expect.value,
+    }
+}
+
+/// What an answer must be like.
+fn expected(text: &str) -> Result<Expected, Wrong> {
+    match text.strip_prefix("regex:").map(pattern) {
+        None => bytes(text).map(|start| Expected::Start(start.into())),
+        Some(pattern) => Ok(pattern?.map_or_else(Expected::default, Expected::Match)),
+    }
+}
+
+/// Bytes to send, as text or in hexadecimal.
+fn bytes(text: &str) -> Result<Vec<u8>, Wrong> {
     let bytes = match text.strip_prefix("hex:") {
         None => text.as_bytes().to_vec(),
         Some(digits) => units::hexadecimal(digits).ok_or_else(|| {

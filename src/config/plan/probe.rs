@@ -21,13 +21,11 @@ pub enum Health {
 pub enum ProbeKind {
     /// A TCP connect that must succeed.
     Tcp,
-    /// A datagram that must not be refused, and be answered if an answer is expected.
-    Udp {
-        /// What is sent; it may be empty.
-        send: Arc<[u8]>,
-        /// What the answer must begin with; empty = any answer, or none.
-        expect: Arc<[u8]>,
-    },
+    /// A dialog on a connection; some answer is expected.
+    SendExpect(Arc<[Step]>),
+    /// A datagram that must not be refused, and be answered if an answer is expected; where none is,
+    /// any answer passes.
+    Udp(Step),
     /// A request of HTTP/1.1 that must be answered with the right status, and the right body.
     Http(Arc<Http>),
 }
@@ -43,6 +41,60 @@ pub struct Http {
     pub statuses: Vec<RangeInclusive<u16>>,
     /// What the body must hold; `None` = it may be anything, and is not waited for.
     pub body: Option<Pattern>,
+}
+
+/// Bytes that are sent, and what must come back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// They may be none.
+    pub send: Arc<[u8]>,
+    /// The answer.
+    pub expect: Expected,
+}
+
+/// What an answer must be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// It begins with these bytes; none = no answer is waited for.
+    Start(Arc<[u8]>),
+    /// Some part of its first [`ANSWER_MAX`] bytes matches.
+    Match(Pattern),
+}
+
+/// The part of an answer, or of the body of one, that is looked at, in bytes.
+pub const ANSWER_MAX: usize = 64 * 1024;
+
+impl Expected {
+    /// Whether `answer` is the expected one; `None` = what came so far does not tell.
+    pub fn judge(&self, answer: &[u8]) -> Option<bool> {
+        match self {
+            Self::Start(start) if answer.len() < start.len() => {
+                (!start.starts_with(answer)).then_some(false)
+            }
+            Self::Start(start) => Some(answer.starts_with(start)),
+            Self::Match(pattern) if pattern.matches(answer) => Some(true),
+            Self::Match(_) => (answer.len() >= ANSWER_MAX).then_some(false),
+        }
+    }
+
+    /// The most bytes of an answer that are looked at.
+    pub fn bytes_max(&self) -> usize {
+        match self {
+            Self::Start(start) => start.len(),
+            Self::Match(_) => ANSWER_MAX,
+        }
+    }
+
+    /// Whether nothing is expected.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, Self::Start(start) if start.is_empty())
+    }
+}
+
+impl Default for Expected {
+    fn default() -> Self {
+        Self::Start(Arc::from([]))
+    }
 }
 
 /// A regular expression over bytes, which need not be a text.
@@ -114,4 +166,40 @@ pub struct Probe {
     pub port: u16,
     /// Its state before the first result.
     pub initial_up: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_judged_as_soon_as_it_tells() {
+        let start = Expected::Start(Arc::from(*b"+PONG"));
+        for (answer, judged) in [
+            ("", None),
+            ("+PO", None),
+            ("+PONG", Some(true)),
+            ("+PONG\r\n", Some(true)),
+            ("-", Some(false)),
+            ("+PING", Some(false)),
+            ("+PONX", Some(false)),
+        ] {
+            assert_eq!(start.judge(answer.as_bytes()), judged, "{answer}");
+        }
+        let pattern = Expected::Match(Pattern::new(r"\xff\d+").unwrap());
+        assert_eq!(pattern.judge(b"\xff"), None);
+        assert_eq!(pattern.judge(b"\x00\xff12"), Some(true));
+        assert_eq!(pattern.judge(&[b'1'; ANSWER_MAX]), Some(false));
+        assert!(Expected::default().is_nothing() && !start.is_nothing());
+        assert_eq!(Expected::default().judge(b""), Some(true));
+    }
+
+    #[test]
+    fn a_pattern_is_bounded() {
+        assert!(
+            Pattern::new("(a{100}){100}{100}")
+                .unwrap_err()
+                .contains("exceeds size limit")
+        );
+    }
 }

@@ -1,10 +1,9 @@
 //! What probes do, in two plans.
 
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 
 use super::{Differing, text_or_empty};
-use crate::config::plan::{Health, Http, Probe, ProbeKind};
+use crate::config::plan::{Expected, Health, Http, Probe, ProbeKind, Step};
 use crate::config::units::show_bytes;
 
 /// How probes differ.
@@ -46,7 +45,8 @@ fn word(health: &Health) -> &'static str {
         Health::None => "none",
         Health::Probed(probe) => match probe.kind {
             ProbeKind::Tcp => "tcp",
-            ProbeKind::Udp { .. } => "udp",
+            ProbeKind::SendExpect(_) => "send_expect",
+            ProbeKind::Udp(_) => "udp",
             ProbeKind::Http(_) => "http",
         },
     }
@@ -55,19 +55,37 @@ fn word(health: &Health) -> &'static str {
 /// How probes of the same kind differ; another kind is told by its name alone.
 fn kind_settings(old: &ProbeKind, new: &ProbeKind, found: &mut Differing) {
     match (old, new) {
-        (
-            ProbeKind::Udp { send, expect },
-            ProbeKind::Udp {
-                send: new_send,
-                expect: new_expect,
-            },
-        ) => {
-            let bytes = |bytes: &Arc<[u8]>| show_bytes(bytes);
-            found.compare("health.send", send, new_send, bytes);
-            found.compare("health.expect_bytes", expect, new_expect, bytes);
-        }
+        (ProbeKind::Udp(old), ProbeKind::Udp(new)) => step_settings(old, new, found),
+        (ProbeKind::SendExpect(old), ProbeKind::SendExpect(new)) => match (&**old, &**new) {
+            ([old], [new]) => step_settings(old, new, found),
+            _ => found.compare("health.steps", old, new, |steps| {
+                format!(
+                    "[{}]",
+                    steps.iter().map(show_step).collect::<Vec<_>>().join(", ")
+                )
+            }),
+        },
         (ProbeKind::Http(old), ProbeKind::Http(new)) => http_settings(old, new, found),
-        (ProbeKind::Tcp | ProbeKind::Udp { .. } | ProbeKind::Http(_), _) => {}
+        (ProbeKind::Tcp | ProbeKind::SendExpect(_) | ProbeKind::Http(_) | ProbeKind::Udp(_), _) => {
+        }
+    }
+}
+
+fn step_settings(old: &Step, new: &Step, found: &mut Differing) {
+    let Step { send, expect } = old;
+    found.compare("health.send", send, &new.send, |bytes| show_bytes(bytes));
+    found.compare("health.expect_bytes", expect, &new.expect, show_expected);
+}
+
+fn show_step(step: &Step) -> String {
+    let (send, expect) = (show_bytes(&step.send), show_expected(&step.expect));
+    format!("{{ send = {send}, expect_bytes = {expect} }}")
+}
+
+fn show_expected(expected: &Expected) -> String {
+    match expected {
+        Expected::Start(bytes) => show_bytes(bytes),
+        Expected::Match(pattern) => format!("regex:{pattern}"),
     }
 }
 

@@ -14,11 +14,8 @@ use hyper::{Request, Response};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::connection::Connection;
-use crate::config::plan::Http;
+use crate::config::plan::{ANSWER_MAX, Http};
 use crate::sys::socket::Target;
-
-/// The part of a body that is looked at, in bytes.
-const BODY_MAX: usize = 64 * 1024;
 
 /// The most bytes of the head of an answer.
 const HEAD_MAX: usize = 64 * 1024;
@@ -76,17 +73,17 @@ async fn judge(answer: Response<Incoming>, http: &Http) -> io::Result<()> {
     Ok(())
 }
 
-/// The first [`BODY_MAX`] bytes of a body.
+/// The first [`ANSWER_MAX`] bytes of a body.
 async fn start_of(mut body: Incoming) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
-    while start.len() < BODY_MAX
+    while start.len() < ANSWER_MAX
         && let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
     {
         if let Ok(data) = frame.map_err(no_answer)?.into_data() {
             start.extend_from_slice(&data);
         }
     }
-    start.truncate(BODY_MAX);
+    start.truncate(ANSWER_MAX);
     Ok(start)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{connection, http, udp};
+use super::{connection, http, send_expect, udp};
 use crate::config::plan::ProbeKind;
 use crate::sys::socket::Target;
 use crate::sys::source::Source;
@@ -25,7 +25,8 @@ pub(super) async fn look(
     source: Source,
     within: Duration,
 ) -> Outcome {
-    match timeout(within, ask(kind, target, source)).await {
+    // Boxed, so that a prober that waits for its turn does not hold the room of a probe.
+    match timeout(within, Box::pin(ask(kind, target, source))).await {
         Ok(Ok(())) => Outcome::Passed,
         Ok(Err(error)) if target.is_local(&error) => Outcome::Inconclusive(error),
         Ok(Err(error)) => Outcome::Failed(error),
@@ -40,11 +41,14 @@ async fn ask(kind: &ProbeKind, target: &Target, source: Source) -> io::Result<()
         ProbeKind::Http(http) => {
             http::probe(connection::open(target, source).await?, target, http).await
         }
-        ProbeKind::Udp { send, expect } => udp::probe(target, source, send, expect).await,
+        ProbeKind::SendExpect(steps) => {
+            send_expect::probe(connection::open(target, source).await?, steps).await
+        }
+        ProbeKind::Udp(step) => udp::probe(target, source, step).await,
     }
 }
 
 /// Whether silence says nothing: a server of datagrams answers what it knows.
 fn may_be_silent(kind: &ProbeKind) -> bool {
-    matches!(kind, ProbeKind::Udp { expect, .. } if expect.is_empty())
+    matches!(kind, ProbeKind::Udp(step) if step.expect.is_nothing())
 }

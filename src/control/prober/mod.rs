@@ -6,6 +6,7 @@
 mod connection;
 mod http;
 mod look;
+mod send_expect;
 mod udp;
 
 use std::collections::HashMap;

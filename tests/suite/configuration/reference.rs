@@ -79,7 +79,15 @@ impl File {
     fn with_one(row: &Row, value: &str) -> Self {
         Self::with(|other| {
             let is_it = other.header == row.header && other.key == row.key;
-            is_it.then(|| value.to_owned())
+            if is_it {
+                return Some(value.to_owned());
+            }
+            // A dialog expects something.
+            let suiting = match (row.key.as_str(), other.key.as_str(), value) {
+                ("type", "expect_bytes", "\"send_expect\"") => "\"PONG\"",
+                _ => return None,
+            };
+            Some(suiting.to_owned())
         })
     }
 
@@ -394,6 +402,7 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
             ("type", "\"tcp\""),
             ("send", "\"PING\""),
             ("expect_bytes", "\"hex:00ff\""),
+            ("steps", "[{ send = \"a\", expect_bytes = \"b\" }]"),
             ("interval", "\"10s\""),
             ("fast_interval", "\"1s\""),
             ("down_interval", "\"1m\""),
@@ -463,13 +472,7 @@ const PLANNED_VALUES: &[(&str, &str, &[&str])] = &[
     (
         "[pool.p.health]",
         "type",
-        &[
-            "\"send_expect\"",
-            "\"https\"",
-            "\"grpc\"",
-            "\"tls\"",
-            "\"exec\"",
-        ],
+        &["\"https\"", "\"grpc\"", "\"tls\"", "\"exec\""],
     ),
 ];
 
@@ -478,6 +481,7 @@ fn kind_for(key: &str) -> &'static str {
     match key {
         "path" | "host" | "expect" | "body" => "type = \"http\"\n",
         "send" | "expect_bytes" => "type = \"udp\"\n",
+        "steps" => "type = \"send_expect\"\n",
         _ => "",
     }
 }
