@@ -492,6 +492,11 @@ mod tests {
             "pool p: health.type tcp → send_expect",
         ),
         (
+            POOL,
+            "[pool.p]\nhealth.type = \"https\"\nhealth.tls_verify = false\n",
+            "pool p: health.type tcp → https",
+        ),
+        (
             "\"10.0.0.1:1\"",
             "\"10.0.0.1:1\"\nweight = 50\nbackup = true",
             "backend p/a: weight 100 → 50, backup false → true",

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::probe::{ANSWER_MAX, Expected, Health, Http, Pattern, Probe, ProbeKind, Step};
+pub use self::probe::{ANSWER_MAX, Expected, Health, Http, Pattern, Probe, ProbeKind, Step, Tls};
 use crate::lb::balance::pick;
 use crate::lb::traffic::flow::Rules;
 use crate::wire::quic::ServerId;

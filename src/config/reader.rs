@@ -164,11 +164,16 @@ impl<'a> Reader<'a> {
 
     /// True or false.
     pub(super) fn flag(&self, key: &str) -> bool {
+        self.written_flag(key).value
+    }
+
+    /// The same with its place.
+    pub(super) fn written_flag(&self, key: &str) -> Written<bool> {
         let read = |value: Value<'_>, _: &Row| match value {
             Value::Flag(flag) => Ok(flag),
             _ => Err(()),
         };
-        self.defaulted(key, read).value
+        self.defaulted(key, read)
     }
 
     /// A duration within the bounds of its row.

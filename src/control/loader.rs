@@ -6,6 +6,7 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::trust::{self, Trust};
 use crate::config::plan::{self, Address, Plan};
 use crate::config::{self, Errors, MAX_TEXT};
 use crate::sys::interface;
@@ -27,6 +28,8 @@ pub struct Loaded {
     pub plan: Plan,
     /// Per pool, per backend, in the order of the plan.
     pub targets: Vec<Vec<Target>>,
+    /// Per pool, in the order of the plan: what its probes need to speak TLS.
+    pub(super) trust: Vec<Option<Trust>>,
 }
 
 /// Why there is no plan. Displayed with the file's name, on one or more lines.
@@ -43,6 +46,13 @@ pub enum LoadError {
         /// The name and port.
         host: String,
         /// What the resolver said.
+        error: io::Error,
+    },
+    /// The certificates that a pool's probes trust cannot be had.
+    Untrusted {
+        /// The pool; empty = not known.
+        pool: String,
+        /// Why not.
         error: io::Error,
     },
 }
@@ -97,7 +107,29 @@ pub async fn load(source: &Source) -> Result<Loaded, LoadError> {
         }
         targets.push(of_pool);
     }
-    Ok(Loaded { plan, targets })
+    let trust = read_trust(&plan).await?;
+    Ok(Loaded {
+        plan,
+        targets,
+        trust,
+    })
+}
+
+/// Whom probes trust; on a thread of its own, as files are read.
+async fn read_trust(plan: &Plan) -> Result<Vec<Option<Trust>>, LoadError> {
+    let reading = tokio::task::spawn_blocking({
+        let pools = plan.pools.clone();
+        move || trust::read(&pools)
+    });
+    let failed = |pool: &str, error| LoadError::Untrusted {
+        pool: pool.to_owned(),
+        error,
+    };
+    match tokio::time::timeout(READ_TIMEOUT, reading).await {
+        Ok(Ok(trust)) => trust.map_err(|(pool, error)| failed(&pool, error)),
+        Ok(Err(error)) => Err(failed("", io::Error::other(error))),
+        Err(_) => Err(failed("", io::ErrorKind::TimedOut.into())),
+    }
 }
 
 fn backend_host(pool: &plan::Pool, place: usize) -> String {
@@ -171,6 +203,9 @@ impl fmt::Display for LoadError {
                     f,
                     "backend \"{backend}\": address \"{host}\" cannot be resolved: {error}"
                 )
+            }
+            Self::Untrusted { pool, error } => {
+                write!(f, "pool \"{pool}\": no certificates to trust: {error}")
             }
         }
     }

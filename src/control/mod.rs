@@ -7,3 +7,4 @@ mod reload;
 mod sockets;
 mod sources;
 pub mod supervisor;
+mod trust;

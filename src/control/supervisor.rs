@@ -324,7 +324,7 @@ impl Supervisor {
             log::info!("listener \"{listener}\" listening on {bind}");
         }
         self.registry.commit(&loaded.plan, &pools);
-        self.probers.follow(&pools, tasks);
+        self.probers.follow(&pools, &loaded.trust, tasks);
         self.plan = loaded.plan;
         Ok(())
     }

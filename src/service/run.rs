@@ -83,7 +83,9 @@ fn load(run: &Run) -> Result<(Source, Plan), (Exit, String)> {
             Err(error @ (LoadError::Read(..) | LoadError::Invalid(_))) => {
                 Err((Exit::Configuration, error.to_string()))
             }
-            Err(error @ LoadError::Unresolved { .. }) => Err((Exit::Failed, error.to_string())),
+            Err(error @ (LoadError::Unresolved { .. } | LoadError::Untrusted { .. })) => {
+                Err((Exit::Failed, error.to_string()))
+            }
         },
         Named::Flags(flags) => match flags.load() {
             Ok(plan) => Ok((Source::Fixed(Box::new(plan.clone())), plan)),

@@ -2,5 +2,6 @@
 //! from outside.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod certificate;
 pub mod proxy_header;
 pub mod quic;

@@ -2,6 +2,7 @@
 
 mod dialogs;
 mod http;
+mod tls;
 
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
@@ -487,6 +488,9 @@ fn often(config: Config, kind: &str) -> Config {
         .health("down_interval = \"20ms\"")
         .health("fall = 2")
 }
+
+/// No more probes of a backend that is down: at the end of a case none waits for an answer.
+const DOWN_FOR_GOOD: &str = "down_interval = \"1d\"";
 
 /// One pool of these backends, probed often.
 fn probed(axis: Axis, kind: &str, backends: &[&Served]) -> Config {

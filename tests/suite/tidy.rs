@@ -96,7 +96,14 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
             "data::worker",
             "data::PIPES_PER_WORKER",
         ],
-        &["hyper", "libc", "log", "tokio"],
+        &[
+            "hyper",
+            "libc",
+            "log",
+            "rustls_native_certs",
+            "tokio",
+            "tokio_rustls",
+        ],
     ),
     (
         "service",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::error::{Problems, Wrong};
 use crate::config::model::{self, HealthKind};
-use crate::config::plan::{Health, Http, Probe, ProbeKind};
+use crate::config::plan::{Health, Http, Probe, ProbeKind, Tls};
 use crate::config::reader::Written;
 use crate::config::units::show;
 
@@ -13,6 +13,11 @@ pub(super) fn check(health: &model::Health, problems: &Problems) {
     check_times(health, problems);
     check_kind(health, problems);
     check_steps(health, problems);
+    if !health.tls_verify.value && !health.tls_ca.value.is_empty() {
+        let what = "`tls_ca` is used only to verify certificates";
+        let cure = "remove it, or set tls_verify to true";
+        problems.value(health.tls_ca.at, Wrong::new(what, cure));
+    }
 }
 
 /// A probe ends before the next begins, and a changing state is looked at no less often.
@@ -104,12 +109,11 @@ pub(super) fn plan(health: model::Health, is_udp_only: bool) -> Health {
             steps => steps.into(),
         }),
         Some(HealthKind::Udp) => ProbeKind::Udp(model::step_of(health.send, health.expect_bytes)),
-        Some(HealthKind::Http) => ProbeKind::Http(Arc::new(Http {
-            path: health.path.value,
-            host: Some(health.host.value).filter(|host| !host.is_empty()),
-            statuses: health.expect.value,
-            body: health.body.value,
-        })),
+        Some(HealthKind::Http) => ProbeKind::Http(Arc::new(plan_http(&health, None))),
+        Some(HealthKind::Https) => {
+            ProbeKind::Http(Arc::new(plan_http(&health, Some(plan_tls(&health)))))
+        }
+        Some(HealthKind::Tls) => ProbeKind::Tls(Arc::new(plan_tls(&health))),
     };
     let interval = health.interval.value;
     let capped = |duration: &Written<Duration>| duration.value.min(interval);
@@ -124,4 +128,27 @@ pub(super) fn plan(health: model::Health, is_udp_only: bool) -> Health {
         port: health.port,
         initial_up: health.initial_up,
     })
+}
+
+fn plan_http(health: &model::Health, tls: Option<Tls>) -> Http {
+    Http {
+        path: health.path.value.clone(),
+        host: given(&health.host),
+        statuses: health.expect.value.clone(),
+        body: health.body.value.clone(),
+        tls,
+    }
+}
+
+fn plan_tls(health: &model::Health) -> Tls {
+    Tls {
+        server_name: given(&health.tls_server_name),
+        verify: health.tls_verify.value,
+        ca: given(&health.tls_ca).map(Into::into),
+    }
+}
+
+/// What is written, unless it is empty.
+fn given(written: &Written<String>) -> Option<String> {
+    Some(written.value.clone()).filter(|text| !text.is_empty())
 }

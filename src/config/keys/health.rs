@@ -1,7 +1,7 @@
 //! The keys of active probes.
 
 use super::{Default, Section, Takes, Value, later, row, text, whole, word};
-use super::{MAX_STREAK, TIME};
+use super::{MAX_STREAK, TIME, TRUE};
 
 const STREAK: Takes = Takes::Whole(1, MAX_STREAK);
 const BYTES: Takes = Takes::Form("a text, or hex: and pairs of hexadecimal digits");
@@ -12,20 +12,21 @@ const EXPECTED: Takes =
 pub(in crate::config) const HEALTH: Section = Section {
     header: "[pool.NAME.health]",
     rows: &[
-        row("type", word(&["tcp", "send_expect", "http", "udp", "none"],
-                &["https", "grpc", "tls", "exec"]),
+        row("type", word(
+                &["tcp", "send_expect", "http", "https", "tls", "udp", "none"], &["grpc", "exec"]),
             Default::Told("tcp; none for a pool that serves UDP only"),
-            "A connect that must succeed; a dialog on a connection; a request of HTTP/1.1 that must be answered well; a \
+            "A connect that must succeed; a dialog on a connection; a request of HTTP/1.1, by TLS \
+            or not, that must be answered well; a handshake of TLS; a \
             datagram that the network must not refuse (ICMP unreachable); or none: every backend \
             counts as up"),
         row("path", Takes::Form("a path that begins with /, with a query or without"), text("/"),
-            "For type http: what is asked for, by GET"),
+            "For types http and https: what is asked for, by GET"),
         row("host", Takes::Form("HOST, HOST:PORT or an empty string"), text(""),
-            "For type http: the header Host; empty = the address that is probed"),
+            "For types http and https: the header Host; empty = the address that is probed"),
         row("expect", Takes::Statuses, Default::Is(Value::Wholes(&[200])),
-            "For type http: the statuses that pass"),
+            "For types http and https: the statuses that pass"),
         row("body", Takes::Form("a regular expression"), text(""),
-            "For type http: what some part of the body's first 64 KiB must match; empty = nothing, \
+            "For types http and https: what some part of the body's first 64 KiB must match; empty = nothing, \
             and the body is not waited for"),
         row("send", BYTES, text(""),
             "For type send_expect: what is sent first; empty = nothing. For type udp: the datagram; \
@@ -38,6 +39,15 @@ pub(in crate::config) const HEALTH: Section = Section {
             Default::Is(Value::Texts(&[])),
             "For type send_expect, in place of these two: several steps, one after the other. What \
             came before a step sends is not looked at any more"),
+        row("tls_server_name", Takes::Form("a name or an IP address"), text(""),
+            "For types https and tls: what the certificate must be for, and the SNI; empty = the host \
+            of the backend's address"),
+        row("tls_verify", Takes::Flag, TRUE,
+            "For types https and tls: look whether the certificate is for that name, is in force and \
+            was issued by an authority. One that ends within 14 days is told of in the log, once a day"),
+        row("tls_ca", Takes::Text, text(""),
+            "For types https and tls: a PEM file with the certificates of authorities, read at each \
+            load; empty = those that the system trusts"),
         row("interval", TIME, text("2s"), "Between probes of one backend"),
         row("fast_interval", TIME, text("500ms"),
             "The same while its state is changing; by default never above interval"),

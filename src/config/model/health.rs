@@ -27,6 +27,9 @@ pub(in crate::config) struct Health {
     pub(in crate::config) host: Written<String>,
     pub(in crate::config) expect: Written<Vec<RangeInclusive<u16>>>,
     pub(in crate::config) body: Written<Option<Pattern>>,
+    pub(in crate::config) tls_server_name: Written<String>,
+    pub(in crate::config) tls_verify: Written<bool>,
+    pub(in crate::config) tls_ca: Written<String>,
     pub(in crate::config) interval: Written<Duration>,
     pub(in crate::config) fast_interval: Written<Duration>,
     pub(in crate::config) down_interval: Duration,
@@ -43,6 +46,8 @@ pub(in crate::config) enum HealthKind {
     Tcp,
     SendExpect,
     Http,
+    Https,
+    Tls,
     Udp,
 }
 
@@ -54,6 +59,8 @@ impl HealthKind {
             Self::Tcp => "tcp",
             Self::SendExpect => "send_expect",
             Self::Http => "http",
+            Self::Https => "https",
+            Self::Tls => "tls",
             Self::Udp => "udp",
         }
     }
@@ -75,6 +82,8 @@ impl Health {
                 "none" => HealthKind::None,
                 "send_expect" => HealthKind::SendExpect,
                 "http" => HealthKind::Http,
+                "https" => HealthKind::Https,
+                "tls" => HealthKind::Tls,
                 "udp" => HealthKind::Udp,
                 _ => HealthKind::Tcp,
             }),
@@ -97,6 +106,13 @@ impl Health {
             body: reader
                 .parsed("body", pattern)
                 .expect("the row has a default"),
+            tls_server_name: reader
+                .parsed("tls_server_name", host)
+                .expect("the row has a default"),
+            tls_verify: reader.written_flag("tls_verify"),
+            tls_ca: reader
+                .parsed("tls_ca", |text| Ok(text.to_owned()))
+                .expect("the row has a default"),
             interval: reader.duration("interval"),
             fast_interval: reader.duration("fast_interval"),
             down_interval: reader.duration("down_interval").value,
@@ -110,7 +126,8 @@ impl Health {
 
     /// What is written for some kinds of probe alone.
     pub(in crate::config) fn special(&self) -> impl Iterator<Item = Special> {
-        const HTTP: &[HealthKind] = &[HealthKind::Http];
+        const HTTP: &[HealthKind] = &[HealthKind::Http, HealthKind::Https];
+        const TLS: &[HealthKind] = &[HealthKind::Https, HealthKind::Tls];
         const BYTES: &[HealthKind] = &[HealthKind::SendExpect, HealthKind::Udp];
         const SEND_EXPECT: &[HealthKind] = &[HealthKind::SendExpect];
         let asks = [
@@ -131,6 +148,14 @@ impl Health {
                 HTTP,
             ),
             special("body", &self.body, Option::is_some, HTTP),
+            special(
+                "tls_server_name",
+                &self.tls_server_name,
+                |name| !name.is_empty(),
+                TLS,
+            ),
+            special("tls_verify", &self.tls_verify, |verify| !verify, TLS),
+            special("tls_ca", &self.tls_ca, |ca| !ca.is_empty(), TLS),
         ];
         asks.into_iter().flatten()
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub enum ProbeKind {
     Tcp,
     /// A dialog on a connection; some answer is expected.
     SendExpect(Arc<[Step]>),
+    /// A handshake of TLS.
+    Tls(Arc<Tls>),
     /// A datagram that must not be refused, and be answered if an answer is expected; where none is,
     /// any answer passes.
     Udp(Step),
@@ -41,6 +44,19 @@ pub struct Http {
     pub statuses: Vec<RangeInclusive<u16>>,
     /// What the body must hold; `None` = it may be anything, and is not waited for.
     pub body: Option<Pattern>,
+    /// It goes by TLS.
+    pub tls: Option<Tls>,
+}
+
+/// How to speak TLS with a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The name that its certificate must have; `None` = the one in its address, or its IP address.
+    pub server_name: Option<String>,
+    /// Whether its certificate is looked at.
+    pub verify: bool,
+    /// The file with the certificates of authorities; `None` = those that the system trusts.
+    pub ca: Option<PathBuf>,
 }
 
 /// Bytes that are sent, and what must come back.

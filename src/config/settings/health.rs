@@ -1,9 +1,10 @@
 //! What probes do, in two plans.
 
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 use super::{Differing, text_or_empty};
-use crate::config::plan::{Expected, Health, Http, Probe, ProbeKind, Step};
+use crate::config::plan::{Expected, Health, Http, Probe, ProbeKind, Step, Tls};
 use crate::config::units::show_bytes;
 
 /// How probes differ.
@@ -43,11 +44,13 @@ pub(super) fn compare(old: &Health, new: &Health, found: &mut Differing) {
 fn word(health: &Health) -> &'static str {
     match health {
         Health::None => "none",
-        Health::Probed(probe) => match probe.kind {
+        Health::Probed(probe) => match &probe.kind {
             ProbeKind::Tcp => "tcp",
             ProbeKind::SendExpect(_) => "send_expect",
             ProbeKind::Udp(_) => "udp",
+            ProbeKind::Http(http) if http.tls.is_some() => "https",
             ProbeKind::Http(_) => "http",
+            ProbeKind::Tls(_) => "tls",
         },
     }
 }
@@ -66,8 +69,8 @@ fn kind_settings(old: &ProbeKind, new: &ProbeKind, found: &mut Differing) {
             }),
         },
         (ProbeKind::Http(old), ProbeKind::Http(new)) => http_settings(old, new, found),
-        (ProbeKind::Tcp | ProbeKind::SendExpect(_) | ProbeKind::Http(_) | ProbeKind::Udp(_), _) => {
-        }
+        (ProbeKind::Tls(old), ProbeKind::Tls(new)) => tls_settings(old, new, found),
+        _ => {}
     }
 }
 
@@ -95,6 +98,7 @@ fn http_settings(old: &Http, new: &Http, found: &mut Differing) {
         host,
         statuses,
         body,
+        tls,
     } = old;
     found.plain("health.path", path, &new.path);
     found.compare("health.host", host, &new.host, text_or_empty);
@@ -109,4 +113,21 @@ fn http_settings(old: &Http, new: &Http, found: &mut Differing) {
         )
     });
     found.compare("health.body", body, &new.body, text_or_empty);
+    if let (Some(tls), Some(new)) = (tls, &new.tls) {
+        tls_settings(tls, new, found);
+    }
+}
+
+fn tls_settings(old: &Tls, new: &Tls, found: &mut Differing) {
+    let Tls {
+        server_name,
+        verify,
+        ca,
+    } = old;
+    let name = &new.server_name;
+    found.compare("health.tls_server_name", server_name, name, text_or_empty);
+    found.plain("health.tls_verify", verify, &new.verify);
+    found.compare("health.tls_ca", ca, &new.ca, |ca| {
+        format!("{:?}", ca.as_deref().unwrap_or(Path::new("")))
+    });
 }

@@ -15,20 +15,19 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::connection::Connection;
 use crate::config::plan::{ANSWER_MAX, Http};
-use crate::sys::socket::Target;
 
 /// The most bytes of the head of an answer.
 const HEAD_MAX: usize = 64 * 1024;
 
-/// Sends the request by `stream`, and looks at the answer.
-pub(super) async fn probe(stream: Connection, target: &Target, http: &Http) -> io::Result<()> {
+/// Asks `whom` by `stream`, and looks at the answer.
+pub(super) async fn probe(stream: Connection, whom: &str, http: &Http) -> io::Result<()> {
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_MAX)
         .handshake(Io(stream))
         .await
         .map_err(no_answer)?;
     let request = Request::get(&http.path)
-        .header(HOST, host(target, http))
+        .header(HOST, http.host.as_deref().unwrap_or(whom))
         .header(USER_AGENT, concat!("evenkeel/", env!("CARGO_PKG_VERSION")))
         .header(CONNECTION, "close")
         .body(String::new())
@@ -45,19 +44,6 @@ pub(super) async fn probe(stream: Connection, target: &Target, http: &Http) -> i
 async fn drive<T>(connection: impl Future<Output = hyper::Result<()>>) -> T {
     drop(connection.await);
     pending().await
-}
-
-/// Whom the request asks, unless the settings say so.
-fn host(target: &Target, http: &Http) -> String {
-    match (&http.host, target) {
-        (Some(host), _) => host.clone(),
-        // Without the scope of an IPv6 address, which no URI can hold.
-        (None, Target::Tcp(address)) if address.is_ipv6() => {
-            format!("[{}]:{}", address.ip(), address.port())
-        }
-        (None, Target::Tcp(address)) => address.to_string(),
-        (None, Target::Unix(_)) => "localhost".to_owned(),
-    }
 }
 
 async fn judge(answer: Response<Incoming>, http: &Http) -> io::Result<()> {

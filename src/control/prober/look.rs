@@ -5,50 +5,97 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{connection, http, send_expect, udp};
-use crate::config::plan::ProbeKind;
+use super::{connection, http, send_expect, tls, udp};
+use crate::config::plan::{ProbeKind, Tls};
+use crate::control::trust::Trust;
 use crate::sys::socket::Target;
 use crate::sys::source::Source;
 
+/// What is looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Sight {
+    /// Where it is.
+    pub(super) target: Target,
+    /// Where probes come from.
+    pub(super) source: Source,
+    /// Its name, as its address has it, or its IP address.
+    pub(super) host: String,
+    /// How it is looked at.
+    pub(super) kind: ProbeKind,
+    /// Where that is by TLS: whom to trust.
+    pub(super) trust: Option<Trust>,
+}
+
 /// What a probe found.
 pub(super) enum Outcome {
-    Passed,
+    Passed(Passed),
     Failed(io::Error),
     /// It could not be made, through no fault of the backend.
     Inconclusive(io::Error),
 }
 
-/// Looks once, and no longer than `within`.
-pub(super) async fn look(
-    kind: &ProbeKind,
-    target: &Target,
-    source: Source,
-    within: Duration,
-) -> Outcome {
-    // Boxed, so that a prober that waits for its turn does not hold the room of a probe.
-    match timeout(within, Box::pin(ask(kind, target, source))).await {
-        Ok(Ok(())) => Outcome::Passed,
-        Ok(Err(error)) if target.is_local(&error) => Outcome::Inconclusive(error),
-        Ok(Err(error)) => Outcome::Failed(error),
-        Err(_) if may_be_silent(kind) => Outcome::Passed,
-        Err(_) => Outcome::Failed(io::Error::other(format!("no answer within {within:?}"))),
-    }
+/// What a probe learnt beside that all is well.
+#[derive(Default)]
+pub(super) struct Passed {
+    /// When the backend's certificate ends, in seconds since 1970.
+    pub(super) certificate_ends: Option<u64>,
 }
 
-async fn ask(kind: &ProbeKind, target: &Target, source: Source) -> io::Result<()> {
-    match kind {
-        ProbeKind::Tcp => connection::open(target, source).await.map(drop),
-        ProbeKind::Http(http) => {
-            http::probe(connection::open(target, source).await?, target, http).await
+impl Sight {
+    /// Looks once, and no longer than `within`.
+    pub(super) async fn look(&self, within: Duration) -> Outcome {
+        // Boxed, so that a prober that waits for its turn does not hold the room of a probe.
+        match timeout(within, Box::pin(self.ask())).await {
+            Ok(Ok(passed)) => Outcome::Passed(passed),
+            Ok(Err(error)) if self.target.is_local(&error) => Outcome::Inconclusive(error),
+            Ok(Err(error)) => Outcome::Failed(error),
+            Err(_) if self.may_be_silent() => Outcome::Passed(Passed::default()),
+            Err(_) => Outcome::Failed(io::Error::other(format!("no answer within {within:?}"))),
         }
-        ProbeKind::SendExpect(steps) => {
-            send_expect::probe(connection::open(target, source).await?, steps).await
-        }
-        ProbeKind::Udp(step) => udp::probe(target, source, step).await,
     }
-}
 
-/// Whether silence says nothing: a server of datagrams answers what it knows.
-fn may_be_silent(kind: &ProbeKind) -> bool {
-    matches!(kind, ProbeKind::Udp(step) if step.expect.is_nothing())
+    async fn ask(&self) -> io::Result<Passed> {
+        let mut passed = Passed::default();
+        if let ProbeKind::Udp(step) = &self.kind {
+            udp::probe(&self.target, self.source, step).await?;
+            return Ok(passed);
+        }
+        let mut stream = connection::open(&self.target, self.source).await?;
+        if let (Some(tls), Some(trust)) = (self.tls(), &self.trust) {
+            let secured = tls::secure(stream, &self.host, tls, trust).await?;
+            stream = secured.stream;
+            passed.certificate_ends = secured.ends;
+        }
+        match &self.kind {
+            ProbeKind::Tcp | ProbeKind::Udp(_) => {}
+            ProbeKind::SendExpect(steps) => send_expect::probe(stream, steps).await?,
+            ProbeKind::Http(http) => http::probe(stream, &self.authority(), http).await?,
+            ProbeKind::Tls(_) => tls::end(stream).await,
+        }
+        Ok(passed)
+    }
+
+    fn tls(&self) -> Option<&Tls> {
+        match &self.kind {
+            ProbeKind::Tls(tls) => Some(tls),
+            ProbeKind::Http(http) => http.tls.as_ref(),
+            ProbeKind::Tcp | ProbeKind::SendExpect(_) | ProbeKind::Udp(_) => None,
+        }
+    }
+
+    /// Whom a request asks: the host and the port.
+    fn authority(&self) -> String {
+        match (&self.target, self.host.as_str()) {
+            (Target::Unix(_), host) => host.to_owned(),
+            (Target::Tcp(address), host) if host.contains(':') => {
+                format!("[{host}]:{}", address.port())
+            }
+            (Target::Tcp(address), host) => format!("{host}:{}", address.port()),
+        }
+    }
+
+    /// Whether silence says nothing: a server of datagrams answers what it knows.
+    fn may_be_silent(&self) -> bool {
+        matches!(&self.kind, ProbeKind::Udp(step) if step.expect.is_nothing())
+    }
 }

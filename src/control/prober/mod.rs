@@ -7,18 +7,20 @@ mod connection;
 mod http;
 mod look;
 mod send_expect;
+mod tls;
 mod udp;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, LocalSet};
 
-use self::look::{Outcome, look};
-use crate::config::plan::{self, Health, OnDown, Probe};
+use self::look::{Outcome, Sight};
+use super::trust::Trust;
+use crate::config::plan::{self, Address, Health, OnDown, Probe};
 use crate::data::mailbox::{Command, Mailbox, Pool};
 use crate::lb::backend::BackendState;
 use crate::lb::health::counter::{Counter, Transition};
@@ -41,8 +43,7 @@ type Identity = (String, String);
 /// What a prober was started for; another one starts when it changes.
 #[derive(Clone, Debug, PartialEq)]
 struct Subject {
-    target: Target,
-    source: Source,
+    sight: Sight,
     probe: Probe,
     on_down: OnDown,
 }
@@ -72,23 +73,34 @@ impl Probers {
         }
     }
 
-    /// Probes the backends of `pools` from now on, and no others. A prober whose backend and
-    /// settings did not change goes on undisturbed.
-    pub(super) fn follow(&mut self, pools: &[Arc<Pool>], tasks: &LocalSet) {
+    /// Probes the backends of `pools` from now on, and no others, which trust whom `trust` says. A
+    /// prober whose backend and settings did not change goes on undisturbed.
+    pub(super) fn follow(
+        &mut self,
+        pools: &[Arc<Pool>],
+        trust: &[Option<Trust>],
+        tasks: &LocalSet,
+    ) {
         let mut next = HashMap::new();
         let count = pools.iter().map(|pool| pool.targets.len()).sum();
         let mut index = 0;
-        for pool in pools {
+        for (pool, trust) in pools.iter().zip(trust) {
             let Health::Probed(probe) = &pool.plan.health else {
                 continue;
             };
-            for (member, target) in pool.balancer.members().iter().zip(&pool.targets) {
+            let places = pool.plan.backends.iter().zip(&pool.targets);
+            for (member, (backend, target)) in pool.balancer.members().iter().zip(places) {
                 let state = &member.state;
                 let identity = (state.pool().to_owned(), state.name().to_owned());
                 let target = probed(target, probe.port);
                 let subject = Subject {
-                    target,
-                    source: probing(pool.plan.source),
+                    sight: Sight {
+                        source: probing(pool.plan.source),
+                        host: host(&backend.address, &target),
+                        target,
+                        kind: probe.kind.clone(),
+                        trust: trust.clone(),
+                    },
                     probe: probe.clone(),
                     on_down: pool.plan.on_down,
                 };
@@ -131,6 +143,7 @@ impl Probers {
             slots: Arc::clone(&self.slots),
             workers: Arc::clone(&self.workers),
             rng: Rng::new(self.rng.next_u64()),
+            told_of_end: None,
             cut: None,
         };
         Running {
@@ -149,6 +162,8 @@ struct Prober {
     slots: Arc<Semaphore>,
     workers: Arc<Vec<Mailbox>>,
     rng: Rng,
+    /// When a certificate that ends soon was last told of.
+    told_of_end: Option<Instant>,
     /// Ends the backend's sessions when its time to come back is over.
     cut: Option<JoinHandle<()>>,
 }
@@ -181,13 +196,7 @@ impl Prober {
             }
             let slots = Arc::clone(&self.slots);
             let slot = slots.acquire().await;
-            let Subject {
-                target,
-                source,
-                probe,
-                ..
-            } = &self.subject;
-            let outcome = look(&probe.kind, target, *source, timeout).await;
+            let outcome = self.subject.sight.look(timeout).await;
             drop(slot);
             self.state.clear_suspicion();
             self.take_in(outcome);
@@ -198,7 +207,10 @@ impl Prober {
     fn take_in(&mut self, outcome: Outcome) {
         let name = format!("{}/{}", self.state.pool(), self.state.name());
         let (transition, error) = match outcome {
-            Outcome::Passed => (self.counter.observe(true), None),
+            Outcome::Passed(passed) => {
+                self.look_at_end(passed.certificate_ends, &name);
+                (self.counter.observe(true), None)
+            }
             Outcome::Failed(error) => (self.counter.observe(false), Some(error)),
             Outcome::Inconclusive(error) => {
                 log::debug!("backend \"{name}\": cannot be probed: {error}");
@@ -219,6 +231,21 @@ impl Prober {
                 self.end_sessions();
             }
             None => {}
+        }
+    }
+
+    /// Tells of a certificate that ends soon, or has ended.
+    fn look_at_end(&mut self, certificate_ends: Option<u64>, name: &str) {
+        let Some(ends) = certificate_ends else { return };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let left = ends.saturating_sub(now.unwrap_or_default().as_secs());
+        let is_told = self.told_of_end.is_some_and(|told| told.elapsed() < DAY);
+        if left < CERTIFICATE_SOON.as_secs() && !is_told {
+            self.told_of_end = Some(Instant::now());
+            match left / DAY.as_secs() {
+                0 if left == 0 => log::warn!("backend \"{name}\": its certificate has ended"),
+                days => log::warn!("backend \"{name}\": its certificate ends in {days} days"),
+            }
         }
     }
 
@@ -251,6 +278,21 @@ const fn probing(source: plan::Source) -> Source {
     match source {
         plan::Source::Address(address) => Source::Own(address),
         plan::Source::Any | plan::Source::Client => Source::Any,
+    }
+}
+
+/// A certificate that ends within this time is told of.
+const CERTIFICATE_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// How often it is told.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The host of a backend's address, without its port and the scope of an IPv6 address.
+fn host(address: &Address, target: &Target) -> String {
+    match (address, target) {
+        (Address::Host(host, _), _) if !host.contains('%') => host.clone(),
+        (_, Target::Tcp(address)) => address.ip().to_string(),
+        (_, Target::Unix(_)) => "localhost".to_owned(),
     }
 }
 

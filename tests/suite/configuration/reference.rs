@@ -414,6 +414,9 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
             ("expect", "[200]"),
             ("host", "\"a.example\""),
             ("body", "\"ok\""),
+            ("tls_server_name", "\"a.example\""),
+            ("tls_verify", "false"),
+            ("tls_ca", "\"/etc/ssl/own.pem\""),
             ("initial", "\"down\""),
             ("progress_is_alive", "true"),
         ],
@@ -469,11 +472,7 @@ const PLANNED_VALUES: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("[pool.p]", "refuse", &["\"bytes:no\""]),
-    (
-        "[pool.p.health]",
-        "type",
-        &["\"https\"", "\"grpc\"", "\"tls\"", "\"exec\""],
-    ),
+    ("[pool.p.health]", "type", &["\"grpc\"", "\"exec\""]),
 ];
 
 /// The kind of probe that a key is for.
@@ -481,6 +480,7 @@ fn kind_for(key: &str) -> &'static str {
     match key {
         "path" | "host" | "expect" | "body" => "type = \"http\"\n",
         "send" | "expect_bytes" => "type = \"udp\"\n",
+        "tls_server_name" | "tls_verify" | "tls_ca" => "type = \"https\"\n",
         "steps" => "type = \"send_expect\"\n",
         _ => "",
     }

@@ -28,7 +28,8 @@ fn hlt_03_a_backend_that_accepts_and_says_nothing_is_down() {
         let (closing, right) = (answering(family, "+PO"), answering(family, "+PONG\r\n"));
         let config = probed(axis, "send_expect", &[&silent, &mumbling, &closing, &right])
             .health("send = \"PING\\r\\n\\r\\n\"")
-            .health("expect_bytes = \"+PONG\"");
+            .health("expect_bytes = \"+PONG\"")
+            .health(super::DOWN_FOR_GOOD);
         let mut proxy = Proxy::start(&config);
         proxy.expect("is down");
         for (name, reason) in [

@@ -59,7 +59,7 @@ fn hlt_03_a_request_says_why_a_backend_is_not_well() {
             request(&stream).map(drop) // until it is given up
         });
         let all: Vec<&Served> = backends.iter().chain([&silent, &right]).collect();
-        let mut proxy = Proxy::start(&of_model(axis, &all));
+        let mut proxy = Proxy::start(&of_model(axis, &all).health(super::DOWN_FOR_GOOD));
         proxy.expect("is down");
         let reasons = wrong.iter().map(|(_, reason)| *reason);
         let reasons = reasons.chain(["no answer within 1s"]);
