@@ -497,6 +497,11 @@ mod tests {
             "pool p: health.type tcp → https",
         ),
         (
+            POOL,
+            "[pool.p]\nhealth.type = \"grpc\"\nhealth.grpc_service = \"a\"\n",
+            "pool p: health.type tcp → grpc",
+        ),
+        (
             "\"10.0.0.1:1\"",
             "\"10.0.0.1:1\"\nweight = 50\nbackup = true",
             "backend p/a: weight 100 → 50, backup false → true",

@@ -12,8 +12,8 @@ pub fn not_after(certificate: &[u8]) -> Option<u64> {
         element(&mut fields, tag)?; // its number, its algorithm, its issuer
     }
     let mut validity = element(&mut fields, SEQUENCE)?;
-    any(&mut validity)?;
-    match any(&mut validity)? {
+    next(&mut validity)?;
+    match next(&mut validity)? {
         (UTC_TIME, time) => {
             let (year, rest) = number(time, 2)?;
             seconds(year + if year < 50 { 2000 } else { 1900 }, rest)
@@ -35,11 +35,11 @@ const VERSION: u8 = 0xa0;
 
 /// Takes the next element from `bytes`, which must have this tag: its content.
 fn element<'a>(bytes: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
-    any(bytes).and_then(|(found, content)| (found == tag).then_some(content))
+    next(bytes).and_then(|(found, content)| (found == tag).then_some(content))
 }
 
 /// Takes the next element from `bytes`: its tag and its content.
-fn any<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
+fn next<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
     let (&[tag, length], rest) = bytes.split_first_chunk()?;
     let (length, rest) = match length {
         0..=0x7f => (usize::from(length), rest),

@@ -3,5 +3,6 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod certificate;
+pub mod grpc;
 pub mod proxy_header;
 pub mod quic;

@@ -97,6 +97,7 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
             "data::PIPES_PER_WORKER",
         ],
         &[
+            "h2",
             "hyper",
             "libc",
             "log",

@@ -113,6 +113,7 @@ pub(super) fn plan(health: model::Health, is_udp_only: bool) -> Health {
         Some(HealthKind::Https) => {
             ProbeKind::Http(Arc::new(plan_http(&health, Some(plan_tls(&health)))))
         }
+        Some(HealthKind::Grpc) => ProbeKind::Grpc(health.grpc_service.value.into()),
         Some(HealthKind::Tls) => ProbeKind::Tls(Arc::new(plan_tls(&health))),
     };
     let interval = health.interval.value;

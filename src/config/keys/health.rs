@@ -13,10 +13,11 @@ pub(in crate::config) const HEALTH: Section = Section {
     header: "[pool.NAME.health]",
     rows: &[
         row("type", word(
-                &["tcp", "send_expect", "http", "https", "tls", "udp", "none"], &["grpc", "exec"]),
+                &["tcp", "send_expect", "http", "https", "grpc", "tls", "udp", "none"], &["exec"]),
             Default::Told("tcp; none for a pool that serves UDP only"),
             "A connect that must succeed; a dialog on a connection; a request of HTTP/1.1, by TLS \
-            or not, that must be answered well; a handshake of TLS; a \
+            or not, that must be answered well; a request to the health service of gRPC (grpc.health.v1), \
+            by cleartext HTTP/2, that must be answered with SERVING; a handshake of TLS; a \
             datagram that the network must not refuse (ICMP unreachable); or none: every backend \
             counts as up"),
         row("path", Takes::Form("a path that begins with /, with a query or without"), text("/"),
@@ -39,6 +40,8 @@ pub(in crate::config) const HEALTH: Section = Section {
             Default::Is(Value::Texts(&[])),
             "For type send_expect, in place of these two: several steps, one after the other. What \
             came before a step sends is not looked at any more"),
+        row("grpc_service", Takes::Text, text(""),
+            "For type grpc: the service that must be serving; empty = the server as a whole"),
         row("tls_server_name", Takes::Form("a name or an IP address"), text(""),
             "For types https and tls: what the certificate must be for, and the SNI; empty = the host \
             of the backend's address"),

@@ -27,6 +27,7 @@ pub(in crate::config) struct Health {
     pub(in crate::config) host: Written<String>,
     pub(in crate::config) expect: Written<Vec<RangeInclusive<u16>>>,
     pub(in crate::config) body: Written<Option<Pattern>>,
+    pub(in crate::config) grpc_service: Written<String>,
     pub(in crate::config) tls_server_name: Written<String>,
     pub(in crate::config) tls_verify: Written<bool>,
     pub(in crate::config) tls_ca: Written<String>,
@@ -47,6 +48,7 @@ pub(in crate::config) enum HealthKind {
     SendExpect,
     Http,
     Https,
+    Grpc,
     Tls,
     Udp,
 }
@@ -60,6 +62,7 @@ impl HealthKind {
             Self::SendExpect => "send_expect",
             Self::Http => "http",
             Self::Https => "https",
+            Self::Grpc => "grpc",
             Self::Tls => "tls",
             Self::Udp => "udp",
         }
@@ -83,6 +86,7 @@ impl Health {
                 "send_expect" => HealthKind::SendExpect,
                 "http" => HealthKind::Http,
                 "https" => HealthKind::Https,
+                "grpc" => HealthKind::Grpc,
                 "tls" => HealthKind::Tls,
                 "udp" => HealthKind::Udp,
                 _ => HealthKind::Tcp,
@@ -106,6 +110,9 @@ impl Health {
             body: reader
                 .parsed("body", pattern)
                 .expect("the row has a default"),
+            grpc_service: reader
+                .parsed("grpc_service", service)
+                .expect("the row has a default"),
             tls_server_name: reader
                 .parsed("tls_server_name", host)
                 .expect("the row has a default"),
@@ -127,6 +134,7 @@ impl Health {
     /// What is written for some kinds of probe alone.
     pub(in crate::config) fn special(&self) -> impl Iterator<Item = Special> {
         const HTTP: &[HealthKind] = &[HealthKind::Http, HealthKind::Https];
+        const GRPC: &[HealthKind] = &[HealthKind::Grpc];
         const TLS: &[HealthKind] = &[HealthKind::Https, HealthKind::Tls];
         const BYTES: &[HealthKind] = &[HealthKind::SendExpect, HealthKind::Udp];
         const SEND_EXPECT: &[HealthKind] = &[HealthKind::SendExpect];
@@ -153,6 +161,12 @@ impl Health {
                 &self.tls_server_name,
                 |name| !name.is_empty(),
                 TLS,
+            ),
+            special(
+                "grpc_service",
+                &self.grpc_service,
+                |service| !service.is_empty(),
+                GRPC,
             ),
             special("tls_verify", &self.tls_verify, |verify| !verify, TLS),
             special("tls_ca", &self.tls_ca, |ca| !ca.is_empty(), TLS),
@@ -221,6 +235,14 @@ fn path(text: &str) -> Result<String, Wrong> {
     }
     let cure = "begin it with /, and write what no path can hold as % and two hexadecimal digits";
     Err(Wrong::new(format!("{} is no path", quoted(text)), cure))
+}
+
+fn service(text: &str) -> Result<String, Wrong> {
+    if text.len() <= MAX_HOST && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.to_owned());
+    }
+    let what = format!("{} is no service of gRPC", quoted(text));
+    Err(Wrong::new(what, "write PACKAGE.SERVICE"))
 }
 
 fn host(text: &str) -> Result<String, Wrong> {

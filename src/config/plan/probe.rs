@@ -26,6 +26,8 @@ pub enum ProbeKind {
     SendExpect(Arc<[Step]>),
     /// A handshake of TLS.
     Tls(Arc<Tls>),
+    /// A request to the health service of gRPC, for this service; empty = for the server.
+    Grpc(Arc<str>),
     /// A datagram that must not be refused, and be answered if an answer is expected; where none is,
     /// any answer passes.
     Udp(Step),

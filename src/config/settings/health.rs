@@ -50,6 +50,7 @@ fn word(health: &Health) -> &'static str {
             ProbeKind::Udp(_) => "udp",
             ProbeKind::Http(http) if http.tls.is_some() => "https",
             ProbeKind::Http(_) => "http",
+            ProbeKind::Grpc(_) => "grpc",
             ProbeKind::Tls(_) => "tls",
         },
     }
@@ -69,6 +70,11 @@ fn kind_settings(old: &ProbeKind, new: &ProbeKind, found: &mut Differing) {
             }),
         },
         (ProbeKind::Http(old), ProbeKind::Http(new)) => http_settings(old, new, found),
+        (ProbeKind::Grpc(old), ProbeKind::Grpc(new)) => {
+            found.compare("health.grpc_service", old, new, |service| {
+                format!("{service:?}")
+            });
+        }
         (ProbeKind::Tls(old), ProbeKind::Tls(new)) => tls_settings(old, new, found),
         _ => {}
     }

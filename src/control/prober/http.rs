@@ -41,7 +41,8 @@ pub(super) async fn probe(stream: Connection, whom: &str, http: &Http) -> io::Re
     }
 }
 
-async fn drive<T>(connection: impl Future<Output = hyper::Result<()>>) -> T {
+/// Lets a connection go on, for as long as somebody waits for what comes by it.
+pub(super) async fn drive<T>(connection: impl Future) -> T {
     drop(connection.await);
     pending().await
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{connection, http, send_expect, tls, udp};
+use super::{connection, grpc, http, send_expect, tls, udp};
 use crate::config::plan::{ProbeKind, Tls};
 use crate::control::trust::Trust;
 use crate::sys::socket::Target;
@@ -70,6 +70,7 @@ impl Sight {
             ProbeKind::Tcp | ProbeKind::Udp(_) => {}
             ProbeKind::SendExpect(steps) => send_expect::probe(stream, steps).await?,
             ProbeKind::Http(http) => http::probe(stream, &self.authority(), http).await?,
+            ProbeKind::Grpc(service) => grpc::probe(stream, &self.authority(), service).await?,
             ProbeKind::Tls(_) => tls::end(stream).await,
         }
         Ok(passed)
@@ -79,7 +80,7 @@ impl Sight {
         match &self.kind {
             ProbeKind::Tls(tls) => Some(tls),
             ProbeKind::Http(http) => http.tls.as_ref(),
-            ProbeKind::Tcp | ProbeKind::SendExpect(_) | ProbeKind::Udp(_) => None,
+            _ => None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! backend and is not counted.
 
 mod connection;
+mod grpc;
 mod http;
 mod look;
 mod send_expect;

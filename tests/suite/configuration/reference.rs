@@ -414,6 +414,7 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
             ("expect", "[200]"),
             ("host", "\"a.example\""),
             ("body", "\"ok\""),
+            ("grpc_service", "\"a.B\""),
             ("tls_server_name", "\"a.example\""),
             ("tls_verify", "false"),
             ("tls_ca", "\"/etc/ssl/own.pem\""),
@@ -472,7 +473,7 @@ const PLANNED_VALUES: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("[pool.p]", "refuse", &["\"bytes:no\""]),
-    ("[pool.p.health]", "type", &["\"grpc\"", "\"exec\""]),
+    ("[pool.p.health]", "type", &["\"exec\""]),
 ];
 
 /// The kind of probe that a key is for.
@@ -481,6 +482,7 @@ fn kind_for(key: &str) -> &'static str {
         "path" | "host" | "expect" | "body" => "type = \"http\"\n",
         "send" | "expect_bytes" => "type = \"udp\"\n",
         "tls_server_name" | "tls_verify" | "tls_ca" => "type = \"https\"\n",
+        "grpc_service" => "type = \"grpc\"\n",
         "steps" => "type = \"send_expect\"\n",
         _ => "",
     }
