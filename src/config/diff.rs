@@ -502,6 +502,11 @@ mod tests {
             "pool p: health.type tcp → grpc",
         ),
         (
+            POOL,
+            "[global]\nexec_probes = true\n[pool.p]\nhealth.type = \"exec\"\nhealth.command = [\"/a\"]\n",
+            "pool p: health.type tcp → exec",
+        ),
+        (
             "\"10.0.0.1:1\"",
             "\"10.0.0.1:1\"\nweight = 50\nbackup = true",
             "backend p/a: weight 100 → 50, backup false → true",

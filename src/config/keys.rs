@@ -205,6 +205,8 @@ pub(super) const GLOBAL: Section = Section {
         row("group", Takes::Text, text(""), "Group to drop to; empty = the user's own"),
         row("splice", word(&["auto", "always", "off"], &[]), text("auto"),
             "Move bytes inside the kernel: while a session streams, from its first byte, or never"),
+        row("exec_probes", Takes::Flag, Default::Is(Value::Flag(false)),
+            "Let probes of type exec run programs; without it no process is ever started"),
         later("admin_socket", EMPTY),
         later("http", EMPTY),
         later("access_log", &[]),

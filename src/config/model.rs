@@ -29,6 +29,8 @@ pub(super) const MAX_NAME: usize = 128;
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) global: Global,
+    /// Whether probes may run programs.
+    pub(super) exec_probes: bool,
     pub(super) listeners: Vec<Listener>,
     pub(super) pools: Vec<Pool>,
 }
@@ -80,8 +82,10 @@ pub(super) struct Backend {
 impl Model {
     pub(super) fn read(root: &DeTable<'_>, problems: &Problems) -> Self {
         let root = Reader::new(&keys::ROOT, root, 0, problems);
+        let of_process = root.table("global", &keys::GLOBAL);
         Self {
-            global: global(&root.table("global", &keys::GLOBAL)),
+            global: global(&of_process),
+            exec_probes: of_process.flag("exec_probes"),
             listeners: root
                 .tables("listener", &keys::LISTENER)
                 .iter()

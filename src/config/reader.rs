@@ -239,7 +239,7 @@ impl<'a> Reader<'a> {
             };
             match value {
                 Value::Text(text) if matches!(row.takes, Takes::Addresses) => {
-                    let at = self.find(key).map_or(self.at, |(at, _)| at);
+                    let at = self.place(key);
                     Ok(one(text, at, true).into_iter().collect())
                 }
                 Value::Texts(texts) => Ok(texts
@@ -284,6 +284,11 @@ impl<'a> Reader<'a> {
             }
             _ => Err(()),
         })
+    }
+
+    /// Byte offset of the value under `key`, or of the table without one.
+    pub(super) fn place(&self, key: &str) -> usize {
+        self.find(key).map_or(self.at, |(at, _)| at)
     }
 
     fn find(&self, key: &str) -> Option<(usize, &'a Spanned<DeValue<'a>>)> {

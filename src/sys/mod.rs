@@ -6,6 +6,7 @@ pub mod inherited;
 pub mod interface;
 pub mod limits;
 pub mod privilege;
+pub mod process;
 pub mod socket;
 pub mod source;
 pub mod splice;

@@ -1,6 +1,7 @@
 //! Probes and what follows from them: conformance G.
 
 mod dialogs;
+mod exec;
 mod grpc;
 mod http;
 mod tls;

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::error::{Problems, Wrong};
+use crate::config::keys::quoted;
 use crate::config::model::{self, HealthKind};
 use crate::config::plan::{Health, Http, Probe, ProbeKind, Tls};
 use crate::config::reader::Written;
 use crate::config::units::show;
 
-pub(super) fn check(health: &model::Health, problems: &Problems) {
+pub(super) fn check(health: &model::Health, exec_probes: bool, problems: &Problems) {
+    check_exec(health, exec_probes, problems);
     check_times(health, problems);
     check_kind(health, problems);
     check_steps(health, problems);
@@ -96,6 +98,30 @@ fn check_steps(health: &model::Health, problems: &Problems) {
     }
 }
 
+/// Programs are run only where the file says so twice, and by their whole path.
+fn check_exec(health: &model::Health, exec_probes: bool, problems: &Problems) {
+    if health.kind != Some(HealthKind::Exec) {
+        return;
+    }
+    if !exec_probes {
+        let what = "probes of type exec run programs, which is not allowed";
+        let cure = "set exec_probes = true in [global], or use another type";
+        problems.value(health.at, Wrong::new(what, cure));
+    }
+    let program = health.command.as_ref().map(|command| command.value.first());
+    match program {
+        None => {
+            let what = "`command` is missing for probes of type exec";
+            problems.missing(health.at, Wrong::new(what, "add command = [\"/PATH\", …]"));
+        }
+        Some(Some(program)) if !program.value.starts_with('/') => {
+            let what = format!("{} is no whole path", quoted(&program.value));
+            problems.value(program.at, Wrong::new(what, "begin it with /"));
+        }
+        Some(_) => {}
+    }
+}
+
 /// A server of datagrams alone need not listen for a TCP probe.
 pub(super) fn plan(health: model::Health, is_udp_only: bool) -> Health {
     let kind = match health.kind {
@@ -108,6 +134,11 @@ pub(super) fn plan(health: model::Health, is_udp_only: bool) -> Health {
             }
             steps => steps.into(),
         }),
+        Some(HealthKind::Exec) => {
+            let command = health.command.map(|command| command.value);
+            let words = command.into_iter().flatten().map(|word| word.value);
+            ProbeKind::Exec(words.collect())
+        }
         Some(HealthKind::Udp) => ProbeKind::Udp(model::step_of(health.send, health.expect_bytes)),
         Some(HealthKind::Http) => ProbeKind::Http(Arc::new(plan_http(&health, None))),
         Some(HealthKind::Https) => {

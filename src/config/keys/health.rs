@@ -13,22 +13,23 @@ pub(in crate::config) const HEALTH: Section = Section {
     header: "[pool.NAME.health]",
     rows: &[
         row("type", word(
-                &["tcp", "send_expect", "http", "https", "grpc", "tls", "udp", "none"], &["exec"]),
+                &["tcp", "send_expect", "http", "https", "grpc", "tls", "udp", "exec", "none"], &[]),
             Default::Told("tcp; none for a pool that serves UDP only"),
             "A connect that must succeed; a dialog on a connection; a request of HTTP/1.1, by TLS \
             or not, that must be answered well; a request to the health service of gRPC (grpc.health.v1), \
             by cleartext HTTP/2, that must be answered with SERVING; a handshake of TLS; a \
-            datagram that the network must not refuse (ICMP unreachable); or none: every backend \
-            counts as up"),
+            datagram that the network must not refuse (ICMP unreachable); a program that must exit \
+            with 0; or none: every backend counts as up"),
         row("path", Takes::Form("a path that begins with /, with a query or without"), text("/"),
             "For types http and https: what is asked for, by GET"),
         row("host", Takes::Form("HOST, HOST:PORT or an empty string"), text(""),
-            "For types http and https: the header Host; empty = the address that is probed"),
+            "For types http and https: the header Host; empty = the host of the backend's \
+            address, and the port that is probed"),
         row("expect", Takes::Statuses, Default::Is(Value::Wholes(&[200])),
             "For types http and https: the statuses that pass"),
         row("body", Takes::Form("a regular expression"), text(""),
-            "For types http and https: what some part of the body's first 64 KiB must match; empty = nothing, \
-            and the body is not waited for"),
+            "For types http and https: what some part of the body's first 64 KiB must match; \
+            empty = nothing, and the body is not waited for"),
         row("send", BYTES, text(""),
             "For type send_expect: what is sent first; empty = nothing. For type udp: the datagram; \
             empty = one without a byte"),
@@ -51,6 +52,12 @@ pub(in crate::config) const HEALTH: Section = Section {
         row("tls_ca", Takes::Text, text(""),
             "For types https and tls: a PEM file with the certificates of authorities, read at each \
             load; empty = those that the system trusts"),
+        row("command", Takes::Form("a list of a program's path and its arguments"),
+            Default::Told("none"),
+            "For type exec, and with `exec_probes` in [global] only: it runs without a shell, in a \
+            process group of its own that is killed at the time-out; its output goes nowhere. In its \
+            environment are EVENKEEL_POOL, EVENKEEL_BACKEND, EVENKEEL_HOST, EVENKEEL_ADDRESS (IP or \
+            path), EVENKEEL_PORT and a PATH; its user and its limits are those of Evenkeel"),
         row("interval", TIME, text("2s"), "Between probes of one backend"),
         row("fast_interval", TIME, text("500ms"),
             "The same while its state is changing; by default never above interval"),

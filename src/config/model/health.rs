@@ -20,6 +20,8 @@ const MAX_HOST: usize = 256;
 pub(in crate::config) struct Health {
     /// `None` = what suits the listeners.
     pub(in crate::config) kind: Option<HealthKind>,
+    /// Where that is written, or else the table.
+    pub(in crate::config) at: usize,
     pub(in crate::config) send: Written<Vec<u8>>,
     pub(in crate::config) expect_bytes: Written<Expected>,
     pub(in crate::config) steps: Written<Vec<Step>>,
@@ -31,6 +33,7 @@ pub(in crate::config) struct Health {
     pub(in crate::config) tls_server_name: Written<String>,
     pub(in crate::config) tls_verify: Written<bool>,
     pub(in crate::config) tls_ca: Written<String>,
+    pub(in crate::config) command: Option<Written<Vec<Written<String>>>>,
     pub(in crate::config) interval: Written<Duration>,
     pub(in crate::config) fast_interval: Written<Duration>,
     pub(in crate::config) down_interval: Duration,
@@ -51,6 +54,7 @@ pub(in crate::config) enum HealthKind {
     Grpc,
     Tls,
     Udp,
+    Exec,
 }
 
 impl HealthKind {
@@ -65,6 +69,7 @@ impl HealthKind {
             Self::Grpc => "grpc",
             Self::Tls => "tls",
             Self::Udp => "udp",
+            Self::Exec => "exec",
         }
     }
 }
@@ -81,6 +86,7 @@ impl Health {
         let (send, expect_bytes) = step(reader);
         let steps = reader.tables("steps", &keys::STEP);
         Self {
+            at: reader.place("type"),
             kind: reader.word_if_given("type").map(|word| match word {
                 "none" => HealthKind::None,
                 "send_expect" => HealthKind::SendExpect,
@@ -89,6 +95,7 @@ impl Health {
                 "grpc" => HealthKind::Grpc,
                 "tls" => HealthKind::Tls,
                 "udp" => HealthKind::Udp,
+                "exec" => HealthKind::Exec,
                 _ => HealthKind::Tcp,
             }),
             send,
@@ -120,6 +127,7 @@ impl Health {
             tls_ca: reader
                 .parsed("tls_ca", |text| Ok(text.to_owned()))
                 .expect("the row has a default"),
+            command: reader.each("command", argument),
             interval: reader.duration("interval"),
             fast_interval: reader.duration("fast_interval"),
             down_interval: reader.duration("down_interval").value,
@@ -134,6 +142,7 @@ impl Health {
     /// What is written for some kinds of probe alone.
     pub(in crate::config) fn special(&self) -> impl Iterator<Item = Special> {
         const HTTP: &[HealthKind] = &[HealthKind::Http, HealthKind::Https];
+        const EXEC: &[HealthKind] = &[HealthKind::Exec];
         const GRPC: &[HealthKind] = &[HealthKind::Grpc];
         const TLS: &[HealthKind] = &[HealthKind::Https, HealthKind::Tls];
         const BYTES: &[HealthKind] = &[HealthKind::SendExpect, HealthKind::Udp];
@@ -170,6 +179,7 @@ impl Health {
             ),
             special("tls_verify", &self.tls_verify, |verify| !verify, TLS),
             special("tls_ca", &self.tls_ca, |ca| !ca.is_empty(), TLS),
+            (self.command.as_ref()).and_then(|command| special("command", command, |_| true, EXEC)),
         ];
         asks.into_iter().flatten()
     }
@@ -235,6 +245,14 @@ fn path(text: &str) -> Result<String, Wrong> {
     }
     let cure = "begin it with /, and write what no path can hold as % and two hexadecimal digits";
     Err(Wrong::new(format!("{} is no path", quoted(text)), cure))
+}
+
+fn argument(text: &str) -> Result<String, Wrong> {
+    if text.contains('\0') {
+        let what = format!("{} holds a zero byte", quoted(text));
+        return Err(Wrong::new(what, "no argument of a program can"));
+    }
+    Ok(text.to_owned())
 }
 
 fn service(text: &str) -> Result<String, Wrong> {

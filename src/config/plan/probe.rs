@@ -28,6 +28,8 @@ pub enum ProbeKind {
     Tls(Arc<Tls>),
     /// A request to the health service of gRPC, for this service; empty = for the server.
     Grpc(Arc<str>),
+    /// A program and its arguments, which must exit with 0; never empty.
+    Exec(Arc<[String]>),
     /// A datagram that must not be refused, and be answered if an answer is expected; where none is,
     /// any answer passes.
     Udp(Step),

@@ -52,6 +52,7 @@ fn word(health: &Health) -> &'static str {
             ProbeKind::Http(_) => "http",
             ProbeKind::Grpc(_) => "grpc",
             ProbeKind::Tls(_) => "tls",
+            ProbeKind::Exec(_) => "exec",
         },
     }
 }
@@ -74,6 +75,9 @@ fn kind_settings(old: &ProbeKind, new: &ProbeKind, found: &mut Differing) {
             found.compare("health.grpc_service", old, new, |service| {
                 format!("{service:?}")
             });
+        }
+        (ProbeKind::Exec(old), ProbeKind::Exec(new)) => {
+            found.compare("health.command", old, new, |command| format!("{command:?}"));
         }
         (ProbeKind::Tls(old), ProbeKind::Tls(new)) => tls_settings(old, new, found),
         _ => {}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{connection, grpc, http, send_expect, tls, udp};
+use super::{connection, exec, grpc, http, send_expect, tls, udp};
 use crate::config::plan::{ProbeKind, Tls};
 use crate::control::trust::Trust;
 use crate::sys::socket::Target;
@@ -14,6 +14,10 @@ use crate::sys::source::Source;
 /// What is looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sight {
+    /// Whose it is.
+    pub(super) pool: String,
+    /// What it is called there.
+    pub(super) backend: String,
     /// Where it is.
     pub(super) target: Target,
     /// Where probes come from.
@@ -56,9 +60,16 @@ impl Sight {
 
     async fn ask(&self) -> io::Result<Passed> {
         let mut passed = Passed::default();
-        if let ProbeKind::Udp(step) = &self.kind {
-            udp::probe(&self.target, self.source, step).await?;
-            return Ok(passed);
+        match &self.kind {
+            ProbeKind::Udp(step) => {
+                udp::probe(&self.target, self.source, step).await?;
+                return Ok(passed);
+            }
+            ProbeKind::Exec(command) => {
+                exec::probe(command, self).await?;
+                return Ok(passed);
+            }
+            _ => {}
         }
         let mut stream = connection::open(&self.target, self.source).await?;
         if let (Some(tls), Some(trust)) = (self.tls(), &self.trust) {
@@ -67,7 +78,7 @@ impl Sight {
             passed.certificate_ends = secured.ends;
         }
         match &self.kind {
-            ProbeKind::Tcp | ProbeKind::Udp(_) => {}
+            ProbeKind::Tcp | ProbeKind::Udp(_) | ProbeKind::Exec(_) => {}
             ProbeKind::SendExpect(steps) => send_expect::probe(stream, steps).await?,
             ProbeKind::Http(http) => http::probe(stream, &self.authority(), http).await?,
             ProbeKind::Grpc(service) => grpc::probe(stream, &self.authority(), service).await?,

