@@ -79,10 +79,10 @@ const FOUR_BYTES: u8 = 5;
 /// Seven bits a byte, the lowest first; the eighth says that more follow.
 fn put_number(mut number: usize, to: &mut Vec<u8>) {
     while number >= 0x80 {
-        to.push((number & 0x7f) as u8 | 0x80);
+        to.push(number.to_le_bytes()[0] | 0x80);
         number >>= 7;
     }
-    to.push((number & 0x7f) as u8);
+    to.push(number.to_le_bytes()[0]);
 }
 
 /// Takes such a number from `bytes`.
@@ -137,7 +137,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_that_comes_is_too_much(message in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let mut framed = vec![0, 0, 0, 0, message.len() as u8];
+            let mut framed = vec![0, 0, 0, 0, u8::try_from(message.len()).unwrap()];
             framed.extend(message);
             check_response(&framed);
         }

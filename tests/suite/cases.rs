@@ -29,7 +29,8 @@ const IDS: &[&str] = &[
     "udp_12", "udp_13", "udp_14", "udp_15", "udp_16", "udp_17", "udp_18", "udp_20", "udp_21",
     "udp_22", "udp_23", "udp_24", "udp_25", "udp_26", "udp_27", "udp_28", "udp_29", "udp_30",
     "udp_31", "udp_32", "udp_33", "udp_34", "udp_35", "udp_36", // The PROXY header.
-    "ppx_20", "ppx_21", "ppx_23", "ppx_24", "ppx_25", // Configuration and command line.
+    "ppx_20", "ppx_21", "ppx_22", "ppx_23", "ppx_24",
+    "ppx_25", // Configuration and command line.
     "cfg_01", "cfg_02", "cfg_03", "cfg_04", "cfg_05", "cfg_06", "cfg_07", "cfg_08", "cfg_10",
     // Security and the environment.
     "sec_01", "sec_03",

@@ -4,6 +4,7 @@ mod dialogs;
 mod exec;
 mod grpc;
 mod http;
+mod introduced;
 mod tls;
 
 use std::collections::HashMap;

@@ -101,7 +101,7 @@ impl Health {
             send,
             expect_bytes,
             steps: Written {
-                at: steps.first().map_or(reader.at(), Reader::at),
+                at: steps.first().unwrap_or(reader).at(),
                 given: !steps.is_empty(),
                 value: steps
                     .iter()

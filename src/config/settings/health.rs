@@ -138,6 +138,6 @@ fn tls_settings(old: &Tls, new: &Tls, found: &mut Differing) {
     found.compare("health.tls_server_name", server_name, name, text_or_empty);
     found.plain("health.tls_verify", verify, &new.verify);
     found.compare("health.tls_ca", ca, &new.ca, |ca| {
-        format!("{:?}", ca.as_deref().unwrap_or(Path::new("")))
+        format!("{:?}", ca.as_deref().unwrap_or_else(|| Path::new("")))
     });
 }

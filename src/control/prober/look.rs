@@ -3,13 +3,15 @@
 use std::io;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 use super::{connection, exec, grpc, http, send_expect, tls, udp};
-use crate::config::plan::{ProbeKind, Tls};
+use crate::config::plan::{ProbeKind, SendProxy, Tls};
 use crate::control::trust::Trust;
 use crate::sys::socket::Target;
 use crate::sys::source::Source;
+use crate::wire::proxy_header::{Header, Transport};
 
 /// What is looked at.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +24,8 @@ pub(super) struct Sight {
     pub(super) target: Target,
     /// Where probes come from.
     pub(super) source: Source,
+    /// How it is told who its clients are.
+    pub(super) send_proxy: SendProxy,
     /// Its name, as its address has it, or its IP address.
     pub(super) host: String,
     /// How it is looked at.
@@ -62,7 +66,8 @@ impl Sight {
         let mut passed = Passed::default();
         match &self.kind {
             ProbeKind::Udp(step) => {
-                udp::probe(&self.target, self.source, step).await?;
+                let header = self.introduction(Transport::Datagram);
+                udp::probe(&self.target, self.source, header.as_ref(), step).await?;
                 return Ok(passed);
             }
             ProbeKind::Exec(command) => {
@@ -72,6 +77,9 @@ impl Sight {
             _ => {}
         }
         let mut stream = connection::open(&self.target, self.source).await?;
+        if let Some(header) = self.introduction(Transport::Stream) {
+            stream.write_all(header.as_bytes()).await?;
+        }
         if let (Some(tls), Some(trust)) = (self.tls(), &self.trust) {
             let secured = tls::secure(stream, &self.host, tls, trust).await?;
             stream = secured.stream;
@@ -85,6 +93,15 @@ impl Sight {
             ProbeKind::Tls(_) => tls::end(stream).await,
         }
         Ok(passed)
+    }
+
+    /// What tells a backend that is told of its clients that this is none.
+    fn introduction(&self, transport: Transport) -> Option<Header> {
+        match self.send_proxy {
+            SendProxy::Off => None,
+            SendProxy::V1 => Some(Header::v1(None)),
+            SendProxy::V2 => Some(Header::v2(transport, None)),
+        }
     }
 
     fn tls(&self) -> Option<&Tls> {

@@ -22,7 +22,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use self::look::{Outcome, Sight};
 use super::trust::Trust;
-use crate::config::plan::{self, Address, Health, OnDown, Probe};
+use crate::config::plan::{self, Address, Health, OnDown, Probe, SendProxy};
 use crate::data::mailbox::{Command, Mailbox, Pool};
 use crate::lb::backend::BackendState;
 use crate::lb::health::counter::{Counter, Transition};
@@ -97,6 +97,10 @@ impl Probers {
                 let target = probed(target, probe.port);
                 let subject = Subject {
                     sight: Sight {
+                        send_proxy: match probe.port {
+                            0 => pool.plan.send_proxy,
+                            _ => SendProxy::Off, // that is another service
+                        },
                         source: probing(pool.plan.source),
                         pool: state.pool().to_owned(),
                         backend: state.name().to_owned(),

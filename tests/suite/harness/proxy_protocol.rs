@@ -29,6 +29,11 @@ pub fn v2(transport: u8, source: SocketAddr, destination: SocketAddr) -> Vec<u8>
     bytes
 }
 
+/// A header of version 2 of a connection that is the proxy's own.
+pub fn v2_local() -> Vec<u8> {
+    [SIGNATURE, &[0x20, 0, 0, 0]].concat()
+}
+
 /// A header of version 1.
 pub fn v1(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };

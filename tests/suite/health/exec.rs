@@ -30,7 +30,7 @@ fn hlt_23_no_program_runs_unless_the_file_says_so_twice() {
         answer.contains("set exec_probes = true in [global]"),
         "{answer}"
     );
-    let quick = allowed.clone().health("interval = \"100ms\"");
+    let quick = allowed.health("interval = \"100ms\"");
     let quick = quick.health("timeout = \"100ms\"");
     // Allowed, and not asked for.
     proxy.reload(&plain.global("exec_probes = true")).unwrap();
@@ -67,6 +67,9 @@ fn hlt_03_a_program_says_why_a_backend_is_not_well() {
     }
     assert_eq!(proxy.log.count("is down"), 3);
     until("those that slept are dead", || !is_running(&sleeper));
+    until("all of ours are waited for", || {
+        children(proxy.id()).is_empty()
+    });
 
     let gone = often(Config::of(Axis::PLAIN, &[backends[0].address]), "exec")
         .global("exec_probes = true")
@@ -76,6 +79,19 @@ fn hlt_03_a_program_says_why_a_backend_is_not_well() {
         "backend \"pool/a\" is down: /nonexistent/check cannot be run: No such file or directory",
     );
     proxy.finish();
+}
+
+/// The processes that process `id` has started and not waited for.
+fn children(id: u32) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap();
+    let all =
+        processes.filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("stat")).ok());
+    // After the name, in brackets: the state, and who started it.
+    let is_child = |stat: &String| {
+        let (_, after) = stat.rsplit_once(") ").unwrap();
+        after.split(' ').nth(1) == Some(&id.to_string())
+    };
+    all.filter(is_child).collect()
 }
 
 /// Whether a process with these arguments runs.
