@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 
 use super::error::Wrong;
+use super::keys::quoted;
 use super::plan::{Address, Bind};
+use crate::lb::admission::access::Prefix;
 
 /// The longest path of a Unix socket, in bytes: `sun_path` less its closing NUL.
 pub(super) const MAX_UNIX_PATH: usize = 107;
@@ -34,6 +36,35 @@ pub(super) fn bind(text: &str, is_udp: bool) -> Result<Bind, Wrong> {
             format!("{FORMS}; a listener takes no host names"),
         )),
     }
+}
+
+/// Reads a network of clients, or the address of one.
+pub(super) fn network(text: &str) -> Result<Prefix, Wrong> {
+    let parse = || {
+        let Some((address, digits)) = text.split_once('/') else {
+            let address: IpAddr = text.parse().ok()?;
+            return Some((address, Prefix::of(address)));
+        };
+        let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+        let bits = digits.parse().ok().filter(|_| is_number)?;
+        let address: IpAddr = address.parse().ok()?;
+        Some((address, Prefix::holding(address, bits)?))
+    };
+    let Some((address, prefix)) = parse() else {
+        let cure = "write an address, or one and its bits: 10.0.0.0/8, 2001:db8::/32";
+        return Err(Wrong::new(format!("{} is no network", quoted(text)), cure));
+    };
+    let is_v4 = prefix.network().is_ipv4();
+    let own = if is_v4 {
+        address.to_canonical()
+    } else {
+        address
+    };
+    if own != prefix.network() {
+        let what = format!("{} has bits set beyond its length", quoted(text));
+        return Err(Wrong::new(what, format!("write {prefix} or {own}")));
+    }
+    Ok(prefix)
 }
 
 /// Reads a backend's address. IPv4-mapped IPv6 addresses become IPv4; host names become lower
@@ -208,6 +239,23 @@ mod tests {
         ] {
             assert_eq!(bind(text, false).expect(text).to_string(), text);
         }
+    }
+
+    #[test]
+    fn networks_have_no_bits_of_their_hosts() {
+        for text in [
+            "10.0.0.0/8",
+            "10.0.0.1/32",
+            "0.0.0.0/0",
+            "::/0",
+            "2001:db8::/32",
+        ] {
+            assert_eq!(network(text).expect(text).to_string(), text);
+        }
+        assert_eq!(network("::1").expect("an address").to_string(), "::1/128");
+        assert_eq!(network("::ffff:10.0.0.0/104"), network("10.0.0.0/8"));
+        let wrong = network("::ffff:10.1.2.3/104").expect_err("bits of hosts");
+        assert_eq!(wrong.cure, "write 10.0.0.0/8 or 10.1.2.3");
     }
 
     #[test]

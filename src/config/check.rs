@@ -2,6 +2,7 @@
 //! that depend on other settings are filled in. Every lookup is by hash, so that thousands of
 //! listeners and backends take no longer than it takes to read them.
 
+mod clients;
 mod datagrams;
 mod health;
 mod sources;
@@ -36,6 +37,7 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
     datagrams::check_addresses(&model, problems);
     datagrams::check_send_proxy(&model, problems);
     sources::check_sources(&model, problems);
+    clients::check_clients(&model.listeners, problems);
     if problems.any() {
         return None;
     }
@@ -370,6 +372,9 @@ fn plan_listener(listener: model::Listener) -> Option<Listener> {
         bind: listener.bind?.into_iter().map(|bind| bind.value).collect(),
         pool: listener.pool?.value,
         max_connections: listener.max_connections,
+        per_source: listener.per_source,
+        allow: listener.allow,
+        deny: listener.deny,
     })
 }
 

@@ -380,6 +380,26 @@ mod tests {
             "listener web: max_connections 0 → 7",
         ),
         (
+            "pool = \"p\"",
+            "pool = \"p\"\nmax_connections_per_source = 7",
+            "listener web: max_connections_per_source 0 → 7",
+        ),
+        (
+            "pool = \"p\"",
+            "pool = \"p\"\nconnection_rate_per_source = \"9/m\"",
+            "listener web: connection_rate_per_source \"\" → 9/m",
+        ),
+        (
+            "pool = \"p\"",
+            "pool = \"p\"\nallow = [\"10.0.0.0/8\", \"::1\"]",
+            "listener web: allow [] → [10.0.0.0/8, ::1/128]",
+        ),
+        (
+            "pool = \"p\"",
+            "pool = \"p\"\ndeny = [\"0.0.0.0/0\"]",
+            "listener web: deny [] → [0.0.0.0/0]",
+        ),
+        (
             POOL,
             "[pool.p]\nbalance = \"first\"\n",
             "pool p: balance hash → first",

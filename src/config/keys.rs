@@ -1,16 +1,16 @@
 //! The keys of the configuration, one row each. The reader, its suggestions and the reference in
 //! the README all read these rows, so they cannot disagree.
 
+mod display;
 mod health;
 
-use std::fmt;
 use std::time::Duration;
 
 use toml::de::{DeArray, DeValue};
 
 pub(super) use self::health::{HEALTH, STEP};
 use super::error::Wrong;
-use super::units::{self, MAX_DURATION, MIN_DURATION};
+use super::units::MIN_DURATION;
 use crate::wire::quic::SERVER_ID_MAX;
 
 /// More workers than any machine has cores to give them; each costs a thread and an epoll.
@@ -71,6 +71,8 @@ pub(super) enum Takes {
     List(&'static str),
     /// A list of statuses of HTTP, and of ranges of them.
     Statuses,
+    /// A list of networks, which may be empty.
+    Networks,
     /// Another section.
     Table,
     /// Known and refused, except for values that ask for nothing.
@@ -170,6 +172,7 @@ const TIME: Takes = Takes::Duration(MIN_DURATION);
 const TIME_OR_ZERO: Takes = Takes::Duration(Duration::ZERO);
 const LIMIT: Takes = Takes::Whole(0, MAX_CONNECTIONS);
 const TRUE: Default = Default::Is(Value::Flag(true));
+const NO_TEXTS: Default = Default::Is(Value::Texts(&[]));
 const EMPTY: &[Value<'static>] = &[Value::Text("")];
 const EMPTY_LIST: &[Value<'static>] = &[Value::Texts(&[])];
 const ZERO: &[Value<'static>] = &[Value::Whole(0)];
@@ -222,10 +225,16 @@ pub(super) const LISTENER: Section = Section {
         row("protocol", word(&["tcp", "udp"], &[]), text("tcp"), "What it carries"),
         row("pool", Takes::Text, Default::Required, "The pool that serves it"),
         row("max_connections", LIMIT, whole(0), "Sessions open at once; 0 = the global limit"),
-        later("max_connections_per_source", ZERO),
-        later("connection_rate_per_source", EMPTY),
-        later("allow", EMPTY_LIST),
-        later("deny", EMPTY_LIST),
+        row("max_connections_per_source", LIMIT, whole(0),
+            "Sessions of one source open at once, counted from when it is set; 0 = no limit. A source \
+            is an IPv4 address or an IPv6 network of 64 bits"),
+        row("connection_rate_per_source",
+            Takes::Form("a number in a second or a minute, such as 20/s or 600/m, or \"\""), text(""),
+            "Connections that one source begins, after a pause as many at once; empty = any number"),
+        row("allow", Takes::Networks, NO_TEXTS,
+            "Who may connect; the longest network that holds a client decides; [] = everyone"),
+        row("deny", Takes::Networks, NO_TEXTS,
+            "Who may not; wins over the same network in `allow`"),
         later("accept_proxy", OFF),
         later("trusted", EMPTY_LIST),
         later("preread", &[]),
@@ -375,77 +384,6 @@ impl<'a> Value<'a> {
             (Self::Fraction(a), Value::Whole(0)) => a == 0.0,
             (Self::Array(array), Value::Texts(texts)) => array.is_empty() && texts.is_empty(),
             _ => false,
-        }
-    }
-}
-
-impl fmt::Display for Takes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Word { now, .. } => write_words(f, now),
-            Self::Form(words) => f.write_str(words),
-            Self::Whole(least, most) => write!(f, "a whole number from {least} to {most}"),
-            Self::AutoOr(least, most) => {
-                write!(f, "\"auto\" or a whole number from {least} to {most}")
-            }
-            Self::LoadFactor => write!(f, "0, or a number above 1.0 up to {MAX_LOAD_FACTOR:.1}"),
-            Self::Duration(least) => {
-                let (least, most) = (units::show(*least), MAX_DURATION.as_secs() / 86_400);
-                write!(
-                    f,
-                    "a duration such as \"2s\" or \"1h 30m\", from {least} to {most}d"
-                )
-            }
-            Self::Flag => f.write_str("true or false"),
-            Self::Text => f.write_str("a string"),
-            Self::Addresses => {
-                f.write_str("IP:PORT, [IPV6]:PORT or unix:/PATH, as a string or a list of them")
-            }
-            Self::List(words) => write!(f, "a list out of {words}"),
-            Self::Statuses => f.write_str("a list such as [200, \"300-399\"]"),
-            Self::Table => f.write_str("a table"),
-            Self::NotYet(_) => f.write_str("nothing yet"),
-        }
-    }
-}
-
-fn write_words(f: &mut fmt::Formatter<'_>, words: &[&str]) -> fmt::Result {
-    for (index, word) in words.iter().enumerate() {
-        let before = match index {
-            0 => "",
-            _ if index + 1 == words.len() => " or ",
-            _ => ", ",
-        };
-        write!(f, "{before}{word:?}")?;
-    }
-    Ok(())
-}
-
-impl fmt::Display for Default {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Required => f.write_str("required"),
-            Self::Is(value) => write!(f, "`{value}`"),
-            Self::Told(text) => f.write_str(text),
-        }
-    }
-}
-
-/// As the file would write it; long texts are cut.
-impl fmt::Display for Value<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(text) => f.write_str(&quoted(text)),
-            Self::Whole(number) => number.fmt(f),
-            Self::Huge => f.write_str("too large a number"),
-            Self::Fraction(number) => write!(f, "{number:?}"),
-            Self::Flag(flag) => flag.fmt(f),
-            Self::Texts(texts) => write!(f, "{texts:?}"),
-            Self::Wholes(numbers) => write!(f, "{numbers:?}"),
-            Self::Array(array) if array.is_empty() => f.write_str("an empty list"),
-            Self::Array(_) => f.write_str("a list"),
-            Self::Table => f.write_str("a table"),
-            Self::Date => f.write_str("a date"),
         }
     }
 }

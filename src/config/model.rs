@@ -16,6 +16,8 @@ use super::keys::{self, Takes, quoted};
 use super::plan::{Address, Bind, Global, OnDown, Refuse, SendProxy, Source, Splice, Udp};
 use super::reader::{Reader, Written, match_word, not_yet};
 use super::units::{self, MIN_DURATION};
+use crate::lb::admission::access::Prefix;
+use crate::lb::admission::source::{Limits, Pace};
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::Policy;
 use crate::lb::traffic::flow::{Answers, Rules};
@@ -42,6 +44,9 @@ pub(super) struct Listener {
     pub(super) bind: Option<Vec<Written<Bind>>>,
     pub(super) pool: Option<Written<String>>,
     pub(super) max_connections: u32,
+    pub(super) per_source: Limits,
+    pub(super) allow: Vec<Prefix>,
+    pub(super) deny: Vec<Prefix>,
 }
 
 #[derive(Debug)]
@@ -131,7 +136,32 @@ fn listener(reader: &Reader<'_>) -> Listener {
         bind: reader.each("bind", bind).map(|found| found.value),
         pool: reader.parsed("pool", |text| Ok(text.to_owned())),
         max_connections: reader.whole("max_connections"),
+        per_source: Limits {
+            open: reader.whole("max_connections_per_source"),
+            pace: reader
+                .parsed("connection_rate_per_source", pace)
+                .and_then(|found| found.value),
+        },
+        allow: networks(reader, "allow"),
+        deny: networks(reader, "deny"),
     }
+}
+
+/// A rate; empty = none.
+fn pace(text: &str) -> Result<Option<Pace>, Wrong> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    Pace::parse(text).map(Some).ok_or_else(|| {
+        let cure = format!("write 1 to {} and /s or /m, such as 20/s", Pace::MAX);
+        Wrong::new(format!("{} is no rate", quoted(text)), cure)
+    })
+}
+
+fn networks(reader: &Reader<'_>, key: &str) -> Vec<Prefix> {
+    let found = reader.each(key, address::network);
+    let found = found.map(|found| found.value).unwrap_or_default();
+    found.into_iter().map(|network| network.value).collect()
 }
 
 fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) -> Pool {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::probe::{ANSWER_MAX, Expected, Health, Http, Pattern, Probe, ProbeKind, Step, Tls};
+use crate::lb::admission::access::Prefix;
+use crate::lb::admission::source::Limits;
 use crate::lb::balance::pick;
 use crate::lb::traffic::flow::Rules;
 use crate::wire::quic::ServerId;
@@ -62,6 +64,12 @@ pub struct Listener {
     pub pool: String,
     /// Sessions open at once; 0 = the global limit.
     pub max_connections: u32,
+    /// What one source may do.
+    pub per_source: Limits,
+    /// Who may connect; empty = everyone.
+    pub allow: Vec<Prefix>,
+    /// Who may not.
+    pub deny: Vec<Prefix>,
 }
 
 /// An address to listen on.

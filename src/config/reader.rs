@@ -246,7 +246,9 @@ impl<'a> Reader<'a> {
                     .iter()
                     .filter_map(|text| one(text, self.at, false).ok())
                     .collect()),
-                Value::Array(array) if !array.is_empty() => {
+                Value::Array(array)
+                    if !array.is_empty() || matches!(row.takes, Takes::Networks) =>
+                {
                     let elements = array.iter().filter_map(|element| {
                         let at = element.span().start;
                         match element.get_ref() {

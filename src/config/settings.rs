@@ -10,6 +10,7 @@ use super::plan::{
     Backend, Global, Listener, OnDown, Pool, Refuse, SendProxy, Source, Splice, Udp,
 };
 use super::units::show;
+use crate::lb::admission::source::Limits;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::{self, Policy};
 use crate::lb::traffic::flow::{Answers, Rules};
@@ -76,11 +77,24 @@ pub(super) fn listener(old: &Listener, new: &Listener) -> Vec<Setting> {
         bind,
         pool,
         max_connections,
+        per_source: Limits { open, pace },
+        allow,
+        deny,
     } = old;
     let mut found = Differing::default();
     found.compare("bind", bind, &new.bind, |binds| list(binds));
     found.plain("pool", pool, &new.pool);
     found.plain("max_connections", max_connections, &new.max_connections);
+    let limits = &new.per_source;
+    found.plain("max_connections_per_source", open, &limits.open);
+    found.compare(
+        "connection_rate_per_source",
+        pace,
+        &limits.pace,
+        text_or_empty,
+    );
+    found.compare("allow", allow, &new.allow, |networks| list(networks));
+    found.compare("deny", deny, &new.deny, |networks| list(networks));
     found.0
 }
 

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::diff::diff;
 use super::plan::*;
 use super::{MAX_TEXT, load, load_bytes};
+use crate::lb::admission::source::Limits;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::{Policy, Settings};
 use crate::lb::rng::Rng;
@@ -44,12 +45,7 @@ fn defaults_are_those_of_the_contract() {
             group: None,
             splice: Splice::Auto,
         },
-        listeners: vec![Arc::new(Listener {
-            name: "a".to_owned(),
-            bind: vec![Bind::Tcp(address("127.0.0.1:1"))],
-            pool: "p".to_owned(),
-            max_connections: 0,
-        })],
+        listeners: vec![Arc::new(default_listener())],
         pools: vec![Arc::new(Pool {
             name: "p".to_owned(),
             balance: Settings {
@@ -106,6 +102,18 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(load(MINIMAL, "f"), Ok(expected));
 }
 
+fn default_listener() -> Listener {
+    Listener {
+        name: "a".to_owned(),
+        bind: vec![Bind::Tcp(address("127.0.0.1:1"))],
+        pool: "p".to_owned(),
+        max_connections: 0,
+        per_source: Limits::default(),
+        allow: Vec::new(),
+        deny: Vec::new(),
+    }
+}
+
 #[test]
 fn settings_that_are_written_arrive() {
     let plan = load(CORPUS[5], "every_key.toml").unwrap();
@@ -120,6 +128,14 @@ fn settings_that_are_written_arrive() {
         .collect();
     assert_eq!(names, ["a", "b"]);
     assert_eq!(plan.listeners[0].max_connections, u32::MAX);
+    let limited = &plan.listeners[1];
+    assert_eq!(limited.per_source.open, u32::MAX);
+    assert_eq!(limited.per_source.pace.unwrap().to_string(), "1000000/m");
+    assert_eq!((limited.allow.len(), limited.deny.len()), (4, 3));
+    assert_eq!(
+        limited.allow[2], limited.deny[0],
+        "a mapped network is IPv4"
+    );
     assert_eq!(plan.listeners[0].bind[2], Bind::Unix("/tmp/a.sock".into()));
     let [one, two] = &plan.pools[..] else {
         panic!("two pools")

@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::loader::Loaded;
 use crate::config::plan::{self, Health};
-use crate::data::mailbox::{Active, Dropped, Listener, ListenerCounters, Pool, Route, SocketId};
+use crate::data::mailbox::{
+    Active, Barred, Dropped, Listener, ListenerCounters, Pool, Route, SocketId,
+};
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Member};
 use crate::sys::socket::Target;
@@ -60,10 +62,7 @@ impl Registry {
             let counters = Arc::clone(self.listeners.entry(listener.name.clone()).or_default());
             let pool = pools.iter().find(|pool| pool.plan.name == listener.pool);
             let pool = pool.expect("the plan was checked: its listeners' pools exist");
-            let runtime = Arc::new(Listener {
-                plan: Arc::clone(listener),
-                counters,
-            });
+            let runtime = Arc::new(Listener::new(Arc::clone(listener), counters));
             routes.extend(ids.iter().map(|&socket| Route {
                 socket,
                 listener: Arc::clone(&runtime),
@@ -158,6 +157,10 @@ impl Registry {
 }
 
 fn log_listener(name: &str, counters: &ListenerCounters) {
+    let barred = Barred::ALL.map(|reason| {
+        let count = counters.barred[reason as usize].load(Relaxed);
+        (count > 0).then(|| format!(", refused {}: {count}", reason.name()))
+    });
     let dropped = Dropped::ALL.map(|reason| {
         let count = counters.dropped[reason as usize].load(Relaxed);
         (count > 0).then(|| format!(", dropped {}: {count}", reason.name()))
@@ -167,7 +170,11 @@ fn log_listener(name: &str, counters: &ListenerCounters) {
         counters.accepted.load(Relaxed),
         counters.refused.load(Relaxed),
         counters.open.load(Relaxed),
-        dropped.into_iter().flatten().collect::<String>()
+        barred
+            .into_iter()
+            .chain(dropped)
+            .flatten()
+            .collect::<String>()
     );
 }
 

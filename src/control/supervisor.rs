@@ -5,7 +5,7 @@ use std::future::{Future, pending};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -21,7 +21,7 @@ use super::sources;
 use crate::config::diff::{Change, diff, summary};
 use crate::config::plan::Plan;
 use crate::data::PIPES_PER_WORKER;
-use crate::data::mailbox::{Command, Mailbox, Report, Reports, Shared, WorkerState};
+use crate::data::mailbox::{Command, Mailbox, Report, Reports, Shared};
 use crate::data::worker::{self, Handle};
 use crate::lb::admission::budget::{Budget, Means, budget};
 use crate::sys::socket::Listening;
@@ -126,13 +126,7 @@ impl Supervisor {
             opened.abandon();
             return Err(Failure(error));
         }
-        let shared = Arc::new(Shared {
-            open: AtomicU32::new(0),
-            max_connections: AtomicU32::new(max),
-            descriptors: AtomicU32::new(0),
-            descriptors_max: budget.open,
-            workers: (0..count).map(|_| WorkerState::default()).collect(),
-        });
+        let shared = Arc::new(Shared::new(count, max, budget.open));
         let (sender, reports) = unbounded_channel();
         let to_us: Reports = Arc::new(move |report| drop(sender.send(report)));
         let workers = start_workers(count, |index| worker::Settings {

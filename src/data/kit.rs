@@ -1,12 +1,13 @@
 //! What a worker lends to the session it is working on.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use log::Level;
 
-use super::mailbox::{Active, Reports};
+use super::mailbox::{Active, Barred, Reports};
 use super::pipes::Pipes;
 use crate::lb::log_rate::{Admit, LogRate};
 use crate::lb::rng::Rng;
@@ -88,6 +89,7 @@ const SPREAD_SHARE: u32 = 5;
 pub(super) struct Notices {
     pub(super) accept: Notice,
     pub(super) full: Notice,
+    barred: [Notice; Barred::ALL.len()],
     pub(super) refused: Notice,
     pub(super) connect: Notice,
     pub(super) local: Notice,
@@ -98,10 +100,24 @@ impl Default for Notices {
         Self {
             accept: Notice::new(Level::Warn),
             full: Notice::new(Level::Warn),
+            // To be denied is what was asked for, to reach a limit may be too low a limit.
+            barred: Barred::ALL.map(|reason| match reason {
+                Barred::Denied => Notice::new(Level::Info),
+                Barred::Limit | Barred::Rate => Notice::new(Level::Warn),
+            }),
             refused: Notice::new(Level::Warn),
             connect: Notice::new(Level::Warn),
             local: Notice::new(Level::Warn),
         }
+    }
+}
+
+impl Notices {
+    /// A client of this listener is not let in.
+    pub(super) fn barred(&mut self, now: Tick, listener: &str, client: IpAddr, reason: Barred) {
+        let what = reason.describe();
+        let line = format_args!("listener \"{listener}\": client {client} refused: {what}");
+        self.barred[reason as usize].log(now, line);
     }
 }
 

@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use mio::net::{TcpListener, UnixListener};
 use mio::{Registry, Token};
 
-use super::mailbox::{self, ListenerCounters, Route, Shared};
+use super::mailbox::{self, Barred, ListenerCounters, Route, Shared};
 use super::stream::Stream;
 use super::tcp::Request;
 use crate::config::plan::SendProxy;
+use crate::lb::admission::source::Source;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::Client;
+use crate::lb::time::Tick;
 use crate::sys::socket::{self, canonical};
 
 /// A listening socket of one worker and where its connections go.
@@ -63,6 +65,8 @@ enum Destination {
 pub(super) enum Accept {
     /// A connection within all limits.
     Client(Box<Request>),
+    /// A client that is not let in, and has been told so.
+    Barred(IpAddr, Barred),
     /// It was gone before we came.
     Gone,
     /// Nothing is waiting.
@@ -134,17 +138,24 @@ impl Listener {
 
     /// Accepts one connection. Its place under every limit is taken before, so that no limit is
     /// ever passed, by any number of workers.
-    pub(super) fn accept(&mut self, shared: &Arc<Shared>, worker: usize) -> Accept {
+    pub(super) fn accept(&mut self, shared: &Arc<Shared>, worker: usize, now: Tick) -> Accept {
         let most = self.route.listener.plan.max_connections;
         let limit = Limit::new("listener.max_connections", most);
         let listener = &self.route.listener;
-        let admission = match Admission::take(shared, listener, limit, OF_SESSION, worker) {
+        let mut admission = match Admission::take(shared, listener, limit, OF_SESSION, worker) {
             Ok(admission) => admission,
             Err(limit) => return Accept::Full(limit),
         };
         match self.accept_one() {
             Ok((stream, client)) => {
                 admission.listener.accepted.fetch_add(1, Relaxed);
+                let address = client.source.ip();
+                if let Err(reason) = admission.enter(&self.route.listener, address, now) {
+                    admission.on_refused();
+                    admission.listener.barred[reason as usize].fetch_add(1, Relaxed);
+                    stream.reset_on_close();
+                    return Accept::Barred(address, reason);
+                }
                 let pool = Arc::clone(&self.route.pool);
                 Accept::Client(Box::new(Request {
                     stream,
@@ -216,6 +227,8 @@ impl Limit {
 pub(super) struct Admission {
     shared: Arc<Shared>,
     listener: Arc<ListenerCounters>,
+    /// Whom the listener counts it for, where it has a limit per source.
+    source: Option<Source>,
     worker: usize,
     descriptors: u32,
 }
@@ -249,9 +262,21 @@ impl Admission {
         Ok(Self {
             shared: Arc::clone(shared),
             listener,
+            source: None,
             worker,
             descriptors,
         })
+    }
+
+    /// Lets its client in by the rules of the listener, or says why not.
+    pub(super) fn enter(
+        &mut self,
+        listener: &mailbox::Listener,
+        client: IpAddr,
+        now: Tick,
+    ) -> Result<(), Barred> {
+        self.source = listener.enter(client, now)?;
+        Ok(())
     }
 
     /// The listener it came by.
@@ -278,6 +303,9 @@ impl Drop for Admission {
     fn drop(&mut self) {
         if self.descriptors > 0 {
             self.shared.descriptors.fetch_sub(self.descriptors, Relaxed);
+        }
+        if let (Some(source), Some(sources)) = (self.source, self.listener.sources.get()) {
+            sources.leave(source);
         }
         self.shared.open.fetch_sub(1, Relaxed);
         self.listener.open.fetch_sub(1, Relaxed);

@@ -5,13 +5,16 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 
+pub use super::entry::Barred;
+use super::entry::Sources;
 use crate::config::plan;
+use crate::lb::admission::access::Access;
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Client};
 use crate::sys::socket::{Listening, Target};
@@ -66,8 +69,22 @@ pub struct SocketId(pub u32);
 pub struct Listener {
     /// Its settings.
     pub plan: Arc<plan::Listener>,
+    /// Who may connect; `None` = everyone.
+    pub access: Option<Access>,
     /// Its counters.
     pub counters: Arc<ListenerCounters>,
+}
+
+impl Listener {
+    /// A listener with these settings, which goes on counting.
+    pub fn new(plan: Arc<plan::Listener>, counters: Arc<ListenerCounters>) -> Self {
+        let is_open = plan.allow.is_empty() && plan.deny.is_empty();
+        Self {
+            access: (!is_open).then(|| Access::new(&plan.allow, &plan.deny)),
+            plan,
+            counters,
+        }
+    }
 }
 
 /// What a listener counts since the start.
@@ -77,8 +94,12 @@ pub struct ListenerCounters {
     pub open: AtomicU32,
     /// Connections accepted.
     pub accepted: AtomicU64,
-    /// Connections refused: no backend could be had.
+    /// Connections refused: there was no backend, or the client was not let in.
     pub refused: AtomicU64,
+    /// Those that were not let in, by [`Barred`].
+    pub barred: [AtomicU64; Barred::ALL.len()],
+    /// What each source does, once there is a limit on that.
+    pub(super) sources: OnceLock<Sources>,
     /// Datagrams that went nowhere, by [`Dropped`].
     pub dropped: [AtomicU64; Dropped::ALL.len()],
 }
@@ -90,7 +111,11 @@ pub enum Dropped {
     Full,
     /// As many flows have begun in this second as may.
     Rate,
-    /// Its source has begun as many flows in this second as it may.
+    /// Its client may begin no flow.
+    Denied,
+    /// Its source has as many flows open as it may.
+    SourceLimit,
+    /// Its source has begun as many flows as it may for now.
     SourceRate,
     /// New flows are left out while more comes than can be handled.
     Busy,
@@ -110,9 +135,11 @@ pub enum Dropped {
 
 impl Dropped {
     /// Every reason.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Full,
         Self::Rate,
+        Self::Denied,
+        Self::SourceLimit,
         Self::SourceRate,
         Self::Busy,
         Self::NoBackend,
@@ -128,7 +155,9 @@ impl Dropped {
         match self {
             Self::Full => "full",
             Self::Rate => "rate",
-            Self::SourceRate => "source rate",
+            Self::Denied => Barred::Denied.name(),
+            Self::SourceLimit => Barred::Limit.name(),
+            Self::SourceRate => Barred::Rate.name(),
             Self::Busy => "busy",
             Self::NoBackend => "no backend",
             Self::Local => "local",
@@ -136,6 +165,16 @@ impl Dropped {
             Self::Cut => "cut",
             Self::Late => "late",
             Self::Stopping => "stopping",
+        }
+    }
+}
+
+impl From<Barred> for Dropped {
+    fn from(barred: Barred) -> Self {
+        match barred {
+            Barred::Denied => Self::Denied,
+            Barred::Limit => Self::SourceLimit,
+            Barred::Rate => Self::SourceRate,
         }
     }
 }
@@ -186,6 +225,8 @@ impl Pool {
 /// What all workers share beside the plan.
 #[derive(Debug)]
 pub struct Shared {
+    /// What every worker counts its time from.
+    pub epoch: Instant,
     /// Sessions and flows open now, over all workers.
     pub open: AtomicU32,
     /// How many of them may be; 0 = as many as the descriptors allow.
@@ -196,6 +237,20 @@ pub struct Shared {
     pub descriptors_max: u32,
     /// Each worker's load, in the order of the workers.
     pub workers: Vec<WorkerState>,
+}
+
+impl Shared {
+    /// Nothing is open yet.
+    pub fn new(workers: usize, max_connections: u32, descriptors_max: u32) -> Self {
+        Self {
+            epoch: Instant::now(),
+            open: AtomicU32::new(0),
+            max_connections: AtomicU32::new(max_connections),
+            descriptors: AtomicU32::new(0),
+            descriptors_max,
+            workers: (0..workers).map(|_| WorkerState::default()).collect(),
+        }
+    }
 }
 
 /// What one worker shows to the others and to the control plane.

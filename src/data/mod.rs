@@ -2,6 +2,7 @@
 
 mod carry;
 mod dial;
+mod entry;
 mod kit;
 mod listen;
 pub mod mailbox;

@@ -18,6 +18,7 @@
 
 mod harness;
 
+mod admission;
 mod balancing;
 mod cases;
 mod config_files;

@@ -186,8 +186,8 @@ impl Gate {
         kit: &mut Kit,
     ) -> Result<Admission, Dropped> {
         let listener = &self.route.listener;
+        let name = &listener.plan.name;
         if self.sheds {
-            let name = &listener.plan.name;
             let line = format_args!("listener \"{name}\": too much comes, new flows are dropped");
             kit.notices.full.log(kit.now, line);
             return Err(Dropped::Busy);
@@ -201,13 +201,15 @@ impl Gate {
             // Its socket counts for itself.
             Admission::take(shared, listener, self.limit(shared), 0, worker)
         };
-        let admission = taken.map_err(|limit| {
-            let name = &listener.plan.name;
+        let mut admission = taken.map_err(|limit| {
             let line =
                 format_args!("listener \"{name}\": {limit} is reached, new flows are dropped");
             kit.notices.full.log(kit.now, line);
             Dropped::Full
         })?;
+        // Before the rate of all, which a source that goes too far does not use up for the others.
+        let entered = admission.enter(listener, client, kit.now);
+        entered.inspect_err(|&reason| kit.notices.barred(kit.now, name, client, reason))?;
         if !self.rate.take(kit.now) {
             return Err(Dropped::Rate);
         }

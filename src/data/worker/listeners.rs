@@ -45,11 +45,16 @@ impl Worker {
             let Some(Some(listener)) = self.listeners.get_mut(place) else {
                 return;
             };
-            let accepted = listener.accept(&self.shared, self.index);
+            let accepted = listener.accept(&self.shared, self.index, self.kit.now);
             let name = &listener.route.listener.plan.name;
             match accepted {
                 Accept::Client(request) => {
                     self.place(request);
+                    continue;
+                }
+                Accept::Barred(client, reason) => {
+                    let now = self.kit.now;
+                    self.kit.notices.barred(now, name, client, reason);
                     continue;
                 }
                 Accept::Gone => continue,

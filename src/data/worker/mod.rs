@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, unbounded};
 use mio::event::Event;
@@ -120,7 +120,6 @@ struct Worker {
     mailboxes: Vec<Mailbox>,
     commands: Receiver<Command>,
     poll: Poll,
-    epoch: Instant,
     kit: Kit,
     sessions: SlotMap<SessionKey, Session>,
     datagrams: Datagrams,
@@ -158,7 +157,6 @@ impl Worker {
             mailboxes,
             commands,
             poll,
-            epoch: Instant::now(),
             kit: Kit::new(settings.seed, settings.pipes, settings.reports, carriage),
             sessions: SlotMap::with_key(),
             listeners: Vec::new(),
@@ -238,7 +236,7 @@ impl Worker {
     }
 
     fn clock(&self) -> Tick {
-        Tick::ZERO.after(self.epoch.elapsed())
+        Tick::ZERO.after(self.shared.epoch.elapsed())
     }
 
     /// How long to wait for events. Never longer than a second: a worker that turns is alive.

@@ -1,5 +1,7 @@
 //! May it come in? Limits and what they are derived from.
 
+pub mod access;
 pub mod budget;
 pub mod per_source;
 pub mod rate;
+pub mod source;
