@@ -90,9 +90,13 @@ fn con_20_only_the_one_capability_is_kept_and_only_where_it_is_used() {
         let mut holders = 0;
         for fields in threads(proxy.id()) {
             let held = ["CapInh", "CapPrm", "CapEff", "CapAmb"].map(|key| fields[key].as_str());
-            let is_holder = fields["Name"] != "signals";
-            holders += usize::from(is_holder);
-            let held_by_it = if is_holder { kept } else { NONE };
+            let held_by_it = match fields["Name"].as_str() {
+                "signals" => NONE,
+                // It reads files for control, and may be older than the change of the account.
+                "tokio-rt-worker" if fields["CapEff"] == NONE => NONE,
+                _ => kept,
+            };
+            holders += usize::from(held_by_it == kept);
             assert_eq!(held, [NONE, held_by_it, held_by_it, NONE], "{fields:#?}");
             assert_eq!(fields["NoNewPrivs"], "1");
             assert!(!fields["Uid"].contains('0'), "{}", fields["Uid"]);
