@@ -303,9 +303,9 @@ pub(super) const UDP: Section = Section {
             "Answers to each request, with the last of which a flow is over; 0 = by time"),
         row("requests", Takes::Whole(0, MAX_PER_FLOW), whole(0),
             "Datagrams of a client after which it gets a new flow; 0 = any number"),
-        row("max_flows", LIMIT, whole(65_536), "A listener's flows at once; 0 = the global limit"),
+        row("max_flows", LIMIT, whole(65_536),
+            "Flows of a listener at once; more are not begun; 0 = the global limit"),
         row("new_flows_per_second", LIMIT, whole(0), "Flows a listener begins; 0 = any number"),
-        row("new_flows_per_second_per_source", LIMIT, whole(0), "For one source; 0 = any number"),
         row("quic_server_id_length", Takes::Whole(0, SERVER_ID_MAX as u64), whole(0),
             "Bytes of a server's id in QUIC-LB plaintext connection IDs, by which a new flow finds the \
             `server_id` that it belongs to; 0 = connection IDs are not looked at"),

@@ -229,7 +229,6 @@ fn udp(reader: &Reader<'_>) -> Udp {
         },
         max_flows: reader.whole("max_flows"),
         new_flows_per_second: reader.whole("new_flows_per_second"),
-        new_flows_per_second_per_source: reader.whole("new_flows_per_second_per_source"),
         quic_server_id_length: reader.whole("quic_server_id_length"),
     }
 }

@@ -156,8 +156,6 @@ pub struct Udp {
     pub max_flows: u32,
     /// Flows one listener begins in a second; 0 = any number.
     pub new_flows_per_second: u32,
-    /// Flows one listener begins for one source in a second; 0 = any number.
-    pub new_flows_per_second_per_source: u32,
     /// Bytes of a server's id in QUIC connection IDs; 0 = these are not looked at.
     pub quic_server_id_length: u8,
 }

@@ -188,7 +188,6 @@ fn udp_settings(old: &Udp, new: &Udp, found: &mut Differing) {
         },
         max_flows,
         new_flows_per_second,
-        new_flows_per_second_per_source,
         quic_server_id_length,
     } = old;
     found.time("udp.idle_timeout", idle, &new.rules.idle);
@@ -206,11 +205,6 @@ fn udp_settings(old: &Udp, new: &Udp, found: &mut Differing) {
     found.plain("udp.max_flows", max_flows, &new.max_flows);
     let rate = &new.new_flows_per_second;
     found.plain("udp.new_flows_per_second", new_flows_per_second, rate);
-    found.plain(
-        "udp.new_flows_per_second_per_source",
-        new_flows_per_second_per_source,
-        &new.new_flows_per_second_per_source,
-    );
     let length = &new.quic_server_id_length;
     found.plain("udp.quic_server_id_length", quic_server_id_length, length);
 }

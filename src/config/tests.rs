@@ -86,7 +86,6 @@ fn defaults_are_those_of_the_contract() {
                 },
                 max_flows: 65_536,
                 new_flows_per_second: 0,
-                new_flows_per_second_per_source: 0,
                 quic_server_id_length: 0,
             },
             backends: vec![Backend {

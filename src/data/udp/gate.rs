@@ -1,6 +1,5 @@
 //! A listening datagram socket of one worker: receiving, answering, and letting new flows in.
 
-use std::hash::RandomState;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -16,7 +15,6 @@ use crate::config::plan::SendProxy;
 use crate::data::kit::Kit;
 use crate::data::listen::{Admission, Limit};
 use crate::data::mailbox::{Dropped, Pool, Route, Shared, SocketId};
-use crate::lb::admission::per_source::PerSource;
 use crate::lb::admission::rate::Rate;
 use crate::lb::balance::pick::{Client, Picked};
 use crate::lb::time::Tick;
@@ -38,7 +36,6 @@ pub(super) struct Gate {
     /// Its network takes trains.
     trains: bool,
     rate: Rate,
-    sources: PerSource<RandomState>,
     /// More comes than can be handled: what little can be done is done for the flows that are there.
     sheds: bool,
 }
@@ -62,7 +59,6 @@ impl Gate {
         Ok(Self {
             socket: UdpSocket::from_std(socket),
             rate: rate(&route, workers, now),
-            sources: sources(&route, workers, now),
             route,
             local: canonical(local),
             is_v6: local.is_ipv6(),
@@ -82,7 +78,6 @@ impl Gate {
         self.route = route;
         if !is_same {
             self.rate = rate(&self.route, workers, now);
-            self.sources = sources(&self.route, workers, now);
         }
         goes_on
     }
@@ -191,9 +186,6 @@ impl Gate {
             let line = format_args!("listener \"{name}\": too much comes, new flows are dropped");
             kit.notices.full.log(kit.now, line);
             return Err(Dropped::Busy);
-        }
-        if !self.sources.take(kit.now, client) {
-            return Err(Dropped::SourceRate);
         }
         let taken = if self.lacks_descriptors(shared) {
             Err(Limit::of_descriptors(shared).name)
@@ -351,14 +343,6 @@ impl Gate {
 /// Each worker has its share of a listener's rate: the kernel spreads flows evenly.
 fn rate(route: &Route, workers: usize, now: Tick) -> Rate {
     let whole = route.pool.plan.udp.new_flows_per_second;
-    Rate::new(share(whole, workers), now)
-}
-
-fn sources(route: &Route, workers: usize, now: Tick) -> PerSource<RandomState> {
-    let whole = route.pool.plan.udp.new_flows_per_second_per_source;
-    PerSource::new(share(whole, workers), now, RandomState::new())
-}
-
-fn share(whole: u32, workers: usize) -> u32 {
-    whole.div_ceil(u32::try_from(workers).unwrap_or(u32::MAX).max(1))
+    let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
+    Rate::new(whole.div_ceil(workers), now)
 }

@@ -2,6 +2,5 @@
 
 pub mod access;
 pub mod budget;
-pub mod per_source;
 pub mod rate;
 pub mod source;

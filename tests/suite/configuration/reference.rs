@@ -453,7 +453,6 @@ const BEYOND: &[(&str, &str)] = &[
     ("[global]", "splice"),
     ("[global]", "exec_probes"),
     ("[pool.p.health]", "command"),
-    ("[pool.p.udp]", "new_flows_per_second_per_source"),
     ("[pool.p.udp]", "quic_server_id_length"),
     ("[[pool.p.backend]]", "server_id"),
 ];
