@@ -268,10 +268,21 @@ fn read_name(header: &libc::msghdr) -> SocketAddr {
 /// How a train went out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// As it was, or as single datagrams where the path takes no trains.
+    /// As it was.
     Whole,
+    /// As single datagrams: the path takes no trains of this kind.
+    Singly,
     /// The same, and this socket takes no trains at all: send singles from now on.
     WithoutTrains,
+}
+
+/// A train of which not all went out.
+#[derive(Debug)]
+pub struct Unsent<'a> {
+    /// What did not go: the end of it, or all.
+    pub rest: Train<'a>,
+    /// Why its first datagram did not.
+    pub error: io::Error,
 }
 
 /// Where datagrams go.
@@ -292,30 +303,49 @@ pub enum Towards {
 }
 
 /// Sends a train; `trains` says whether this socket takes them whole.
-pub fn send(
+pub fn send<'a>(
     socket: BorrowedFd<'_>,
-    train: Train<'_>,
+    train: Train<'a>,
     trains: bool,
     towards: Towards,
-) -> io::Result<Sent> {
+) -> Result<Sent, Unsent<'a>> {
+    let unsent = |error, rest| Unsent { rest, error };
     if train.is_single() {
-        return send_one(socket, &[], train, towards).map(|()| Sent::Whole);
+        let sent = send_single(socket, &[], train, towards);
+        return sent
+            .map(|()| Sent::Whole)
+            .map_err(|error| unsent(error, train));
     }
-    let mut sent = Sent::Whole;
+    let mut sent = if trains {
+        Sent::Singly
+    } else {
+        Sent::WithoutTrains
+    };
     if trains {
         match send_one(socket, &[], train, towards) {
             Ok(()) => return Ok(Sent::Whole),
             Err(error) => match error.raw_os_error() {
-                // No checksum offload on the way out, or no such option in this kernel.
-                Some(libc::EIO | libc::ENOPROTOOPT) => sent = Sent::WithoutTrains,
+                // No checksum offload on the way out.
+                Some(libc::EIO) => sent = Sent::WithoutTrains,
                 // A segment does not fit the path's largest packet: it goes out in fragments.
                 Some(libc::EINVAL | libc::EMSGSIZE) => {}
-                _ => return Err(error),
+                _ => return Err(unsent(error, train)),
             },
         }
     }
+    let mut bytes = 0;
     for single in train.singles() {
-        send_one(socket, &[], single, towards)?;
+        if let Err(error) = send_single(socket, &[], single, towards) {
+            let rest = &train.bytes[bytes..];
+            return Err(unsent(
+                error,
+                Train {
+                    bytes: rest,
+                    ..train
+                },
+            ));
+        }
+        bytes += single.bytes.len();
     }
     Ok(sent)
 }
@@ -329,7 +359,23 @@ pub fn send_headed(
     towards: Towards,
 ) -> io::Result<()> {
     debug_assert!(single.is_single());
-    send_one(socket, header, single, towards)
+    send_single(socket, header, single, towards)
+}
+
+/// That an earlier datagram was too large for a network on its way is told in place of sending this
+/// one, which then is sent again. The kernel has noted the size, and sends what is larger in fragments.
+fn send_single(
+    socket: BorrowedFd<'_>,
+    header: &[u8],
+    single: Train<'_>,
+    towards: Towards,
+) -> io::Result<()> {
+    match send_one(socket, header, single, towards) {
+        Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+            send_one(socket, header, single, towards)
+        }
+        sent => sent,
+    }
 }
 
 fn send_one(

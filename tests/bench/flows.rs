@@ -124,7 +124,8 @@ impl Flows {
             from: Some(IpAddr::V4(Ipv4Addr::from_bits(FIRST + place))),
             to: self.target,
         };
-        send(self.socket.as_fd(), alone(&self.message), false, towards)?;
+        send(self.socket.as_fd(), alone(&self.message), false, towards)
+            .map_err(|unsent| unsent.error)?;
         self.flows[self.next] = Some(Asked {
             tag,
             at: Instant::now(),

@@ -106,7 +106,8 @@ impl Trains {
             from: None,
             to: self.target,
         };
-        match send(self.socket.as_fd(), train, true, towards) {
+        let sent = send(self.socket.as_fd(), train, true, towards);
+        match sent.map_err(|unsent| unsent.error) {
             Ok(_) => {
                 self.sent += 1;
                 self.under_way.push_back(Instant::now());

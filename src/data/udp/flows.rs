@@ -134,8 +134,8 @@ impl Flows {
         }
         let route = gate.flow(place, received);
         let takes_apart = gate.takes_trains_apart();
-        let mut one = |train: Train<'_>| {
-            if let Err(reason) = self.forward_one(place, &route, train, registry, kit) {
+        let mut one = |mut train: Train<'_>| {
+            if let Err(reason) = self.forward_one(place, &route, &mut train, registry, kit) {
                 self.count_drop(place, reason, train.count());
             }
         };
@@ -146,11 +146,12 @@ impl Flows {
         }
     }
 
+    /// `train` is then what has not been sent.
     fn forward_one(
         &mut self,
         place: u32,
         route: &flow::Route,
-        train: Train<'_>,
+        train: &mut Train<'_>,
         registry: &Registry,
         kit: &mut Kit,
     ) -> Result<(), Dropped> {
@@ -164,7 +165,7 @@ impl Flows {
                 self.keep_or_move(place, key, registry, kit);
                 key
             }
-            Verdict::New => self.begin(place, route, train, registry, kit)?,
+            Verdict::New => self.begin(place, route, *train, registry, kit)?,
         };
         for attempt in 0..ATTEMPTS {
             let flow = self.table.get_mut(key).ok_or(Dropped::Local)?;
@@ -279,10 +280,11 @@ impl Flows {
             } else if received.is_cut {
                 gate.count_drop(Dropped::Cut, count);
             } else {
-                if gate.send(received.train, &route) {
-                    flow.shell.count_answer(received.train.bytes.len());
-                } else {
-                    gate.count_drop(Dropped::Local, count);
+                let unsent = gate.send(received.train, &route);
+                let bytes = unsent.map_or(0, |rest| rest.bytes.len());
+                flow.shell.count_answer(received.train.bytes.len() - bytes);
+                if let Some(rest) = unsent {
+                    gate.count_drop(Dropped::Local, rest.count());
                 }
                 after = self.table.on_backend(kit.now, key, count);
             }

@@ -141,9 +141,9 @@ impl Gate {
             && (own == ip || own.is_unspecified() && (ip.is_loopback() || is_ours(ip)))
     }
 
-    /// Sends a train to the client of a flow, from the address that the client sends to; whether the
-    /// kernel took it.
-    pub(super) fn send(&mut self, train: Train<'_>, route: &flow::Route) -> bool {
+    /// Sends a train to the client of a flow, from the address that the client sends to. What the
+    /// kernel does not take comes back.
+    pub(super) fn send<'a>(&mut self, train: Train<'a>, route: &flow::Route) -> Option<Train<'a>> {
         let from = self.local.ip().is_unspecified().then(|| route.local());
         let to = route.client();
         let to = match to.ip() {
@@ -157,7 +157,7 @@ impl Gate {
             Towards::Client { from, to },
         );
         self.trains &= !matches!(sent, Ok(Sent::WithoutTrains));
-        sent.is_ok()
+        sent.err().map(|unsent| unsent.rest)
     }
 
     pub(super) const fn sheds(&self) -> bool {

@@ -22,7 +22,7 @@ use crate::data::mailbox::{Pool, Shared};
 use crate::lb::backend::{BackendState, Lease};
 use crate::lb::balance::pick::{Client, Member, Picked};
 use crate::lb::traffic::flow::Answers;
-use crate::sys::batch::{self, Batch, Sent, Towards, Train};
+use crate::sys::batch::{self, Batch, Sent, Towards, Train, Unsent};
 use crate::sys::datagram;
 use crate::sys::socket::Target;
 use crate::sys::source;
@@ -60,7 +60,7 @@ pub(super) struct Wires {
     by_ends: HashMap<(source::Source, SocketAddr), Weak<Wire>>,
 }
 
-/// What became of a train.
+/// What became of a train, or of the end of it that was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Sent,
@@ -227,37 +227,40 @@ impl Leg {
         Arc::ptr_eq(self.lease.backend(), backend)
     }
 
-    /// Sends a train, or a single datagram behind a header.
-    pub(super) fn send(&mut self, header: &[u8], train: Train<'_>, kit: &mut Kit) -> Outcome {
+    /// Sends a train, or a single datagram behind a header. `train` is then what has not been sent.
+    pub(super) fn send(&mut self, header: &[u8], train: &mut Train<'_>, kit: &mut Kit) -> Outcome {
         let towards = Towards::Connected {
             is_v4: self.wire.is_v4,
         };
         let trains = &self.wire.trains;
         let socket = self.wire.socket.as_fd();
-        let attempt = || {
-            if header.is_empty() {
-                batch::send(socket, train, trains.get(), towards)
-            } else {
-                batch::send_headed(socket, header, train, towards).map(|()| Sent::Whole)
-            }
+        let sent = if header.is_empty() {
+            batch::send(socket, *train, trains.get(), towards)
+        } else {
+            let sent = batch::send_headed(socket, header, *train, towards);
+            let unsent = |error| Unsent {
+                rest: *train,
+                error,
+            };
+            sent.map(|()| Sent::Whole).map_err(unsent)
         };
-        // That an earlier datagram was too large for a network on its way is told in place of sending
-        // this one. The kernel has noted the size, and sends what is larger in fragments.
-        let sent = attempt().or_else(|error| match error.raw_os_error() {
-            Some(libc::EMSGSIZE) => attempt(),
-            _ => Err(error),
-        });
+        let unsent = sent
+            .as_ref()
+            .map_or_else(|unsent| unsent.rest.bytes.len(), |_| 0);
+        self.bytes_to_backend += (train.bytes.len() - unsent) as u64;
         match sent {
             Ok(sent) => {
-                trains.set(trains.get() && sent == Sent::Whole);
-                self.bytes_to_backend += train.bytes.len() as u64;
+                trains.set(sent != Sent::WithoutTrains && trains.get());
                 Outcome::Sent
             }
-            Err(error) if is_refusal(&error) => {
+            Err(Unsent { rest, error }) => {
+                *train = rest;
+                if !is_refusal(&error) {
+                    return Outcome::Lost;
+                }
                 self.on_refusal(&error, kit);
                 Outcome::Refused
             }
-            Err(_) => Outcome::Lost,
         }
     }
 

@@ -226,7 +226,7 @@ fn udp_28_a_train_keeps_its_cars() {
 }
 
 /// The datagrams that make up `length` bytes, one by one, and who sent them.
-fn collect(socket: &UdpSocket, length: usize) -> (Vec<Vec<u8>>, SocketAddr) {
+pub(super) fn collect(socket: &UdpSocket, length: usize) -> (Vec<Vec<u8>>, SocketAddr) {
     let mut batch = Batch::new();
     let mut datagrams: Vec<Vec<u8>> = Vec::new();
     let mut from = None;

@@ -2,11 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::Ordering::SeqCst;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
+use evenkeel::sys::batch::{Towards, Train, send};
+use evenkeel::sys::datagram::{connect_udp, listen_udp};
+use evenkeel::sys::source::Source;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::data::on_every_axis;
+use super::data::{collect, on_every_axis};
 use crate::harness::backend::listen;
 use crate::harness::namespace::{Host, has, in_namespace, run};
 use crate::harness::scale::skip;
@@ -210,6 +214,72 @@ fn udp_30_what_the_kernel_does_not_take_is_counted_and_the_flow_lives_on() {
         let totals = proxy.finish();
         assert_eq!(totals.front("accepted"), 1, "{error}: the same flow");
         assert_eq!(totals.front("dropped local:"), 1, "{error}");
+    }
+}
+
+/// Two datagrams of a train have gone when the kernel does not take the third.
+#[test]
+fn udp_30_a_train_goes_on_where_it_was_interrupted_and_the_count_of_its_loss_is_exact() {
+    if !has("strace") {
+        return skip("udp_30", "needs strace and the right to trace");
+    }
+    let bytes = Payload::new(30).bytes(20 * 100);
+    let train = Train {
+        bytes: &bytes,
+        segment: 100,
+        ecn: 0,
+    };
+    let cars: Vec<&[u8]> = bytes.chunks(100).collect();
+    // What an earlier datagram has met is no reason to lose this one.
+    for (error, arrive) in [("EMSGSIZE", 20), ("ECONNREFUSED", 20), ("ENOBUFS", 2)] {
+        println!("{error}");
+        let backend = listen_udp(Family::V4.any(), true).unwrap();
+        let address = backend.local_addr().unwrap();
+        let config = Config::udp(Axis::PLAIN, &[address]).flows("idle_timeout = \"2s\"");
+        let mut proxy = Proxy::start(&config);
+        proxy.expect("connect failed");
+        let client = connect_udp(proxy.front(), Source::Any).unwrap();
+        let question = Towards::Connected { is_v4: true };
+        let ask = || drop(send(client.as_fd(), train, true, question).unwrap());
+
+        // From now on trains go one by one, both ways: no checksum offload, says the kernel.
+        let tampered = tamper(proxy.id(), "worker-0", "sendmsg", "error=EIO");
+        ask();
+        let (datagrams, from) = collect(&backend, bytes.len());
+        assert!(datagrams == cars);
+        let answer = Towards::Client {
+            from: None,
+            to: from,
+        };
+        let reply = || drop(send(backend.as_fd(), train, true, answer).unwrap());
+        reply();
+        assert!(collect(&client, bytes.len()).0 == cars);
+        drop(tampered);
+
+        // The mark at the end arrives behind everything that was sent before it.
+        let marked = |arrive: usize| [&cars[..arrive], &[b"end"]].concat();
+        let how = format!("error={error}:when=3");
+        let tampered = tamper(proxy.id(), "worker-0", "sendto", &how);
+        ask();
+        client.send(b"end").unwrap();
+        let (datagrams, _) = collect(&backend, arrive * 100 + 3);
+        assert!(datagrams == marked(arrive), "{} arrive", datagrams.len());
+        drop(tampered);
+
+        let tampered = tamper(proxy.id(), "worker-0", "sendto", "error=EAGAIN:when=3");
+        reply();
+        backend.send_to(b"end", from).unwrap();
+        let (datagrams, _) = collect(&client, 2 * 100 + 3);
+        assert!(datagrams == marked(2), "{} come back", datagrams.len());
+        drop(tampered);
+
+        let totals = proxy.finish();
+        assert_eq!(totals.front("accepted"), 1);
+        let lost = 18 + (20 - arrive) as u64;
+        assert_eq!(totals.front("dropped local:"), lost);
+        let sent = (20 + arrive) * 100 + 3;
+        assert_eq!(totals.backend("a", "bytes to backend"), sent as u64);
+        assert_eq!(totals.backend("a", "bytes to client"), 2_203);
     }
 }
 
