@@ -219,7 +219,8 @@ fn read_control(control: &libc::cmsghdr, meta: &mut Meta) {
         }
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
             let info: libc::in_pktinfo = data(control);
-            meta.to = Some(Ipv4Addr::from_bits(u32::from_be(info.ipi_addr.s_addr)).into());
+            // What it was sent to, or for a broadcast our address there, from which to answer it.
+            meta.to = Some(Ipv4Addr::from_bits(u32::from_be(info.ipi_spec_dst.s_addr)).into());
         }
         (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
             let info: libc::in6_pktinfo = data(control);

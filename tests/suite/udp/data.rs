@@ -135,6 +135,21 @@ fn udp_09_answers_come_from_the_address_that_was_asked() {
 }
 
 #[test]
+fn udp_09_a_broadcast_is_answered_from_the_address_of_its_network() {
+    let backend = Echo::start(b'a', Family::V4.any());
+    let config = Config::udp(Axis::PLAIN, &[backend.address]).listener("bind = \"0.0.0.0:0\"");
+    let proxy = Proxy::start(&config);
+    let port = proxy.front().port();
+    let client = socket(Family::V4);
+    client.set_broadcast(true).unwrap();
+    let everybody = SocketAddr::from((Ipv4Addr::new(127, 255, 255, 255), port));
+    client.send_to(b"who", everybody).unwrap();
+    let one = SocketAddr::new(Family::V4.ip(), port);
+    assert_eq!(receive_from(&client), (b"awho".to_vec(), one));
+    proxy.finish();
+}
+
+#[test]
 fn udp_10_an_ipv6_wildcard_serves_ipv4_too() {
     let backend = Echo::start(b'a', Family::V4.any());
     let config = Config::udp(Axis::PLAIN, &[backend.address]).listener("bind = \"[::]:0\"");
