@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use slotmap::{SlotMap, new_key_type};
@@ -19,12 +19,14 @@ new_key_type! {
     pub struct FlowKey;
 }
 
-/// Who talks to what: what makes two datagrams the same flow. 40 bytes.
+/// Who talks to what: what makes two datagrams the same flow. 44 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     client: Ipv6Addr,
     local: Ipv6Addr,
     client_port: u16,
+    /// The link that the client's address belongs to, where that is link-local.
+    scope: u32,
     listener: u32,
 }
 
@@ -35,6 +37,10 @@ impl Route {
             client: mapped(client.ip()),
             local: mapped(local),
             client_port: client.port(),
+            scope: match client {
+                SocketAddr::V4(_) => 0,
+                SocketAddr::V6(client) => client.scope_id(),
+            },
             listener,
         }
     }
@@ -46,7 +52,10 @@ impl Route {
 
     /// The client's address.
     pub fn client(&self) -> SocketAddr {
-        SocketAddr::new(IpAddr::V6(self.client).to_canonical(), self.client_port)
+        match self.client.to_ipv4_mapped() {
+            Some(ip) => SocketAddr::new(ip.into(), self.client_port),
+            None => SocketAddrV6::new(self.client, self.client_port, 0, self.scope).into(),
+        }
     }
 
     /// The address of ours that the client sends to.

@@ -1,6 +1,6 @@
 //! A datagram arrives as it was sent, or not at all.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -10,6 +10,7 @@ use evenkeel::sys::batch::{Batch, Towards, Train, send};
 use evenkeel::sys::datagram::{connect_udp, listen_udp};
 use evenkeel::sys::source::Source;
 
+use crate::harness::namespace::{Host, in_namespace, run};
 use crate::harness::scale::amount;
 use crate::harness::udp::{
     Echo, ask, client, is_silent_for, receive, receive_from, socket, socket_at,
@@ -164,6 +165,38 @@ fn udp_10_an_ipv6_wildcard_serves_ipv4_too() {
     client.send_to(b"six", asked).unwrap();
     assert_eq!(receive_from(&client), (b"asix".to_vec(), asked));
     proxy.finish();
+}
+
+#[test]
+fn udp_10_a_neighbour_is_answered_on_its_own_link() {
+    in_namespace("udp_10_link_local", "", || {
+        let backend = Echo::start(b'a', Family::V4.any());
+        let config = Config::udp(Axis::PLAIN, &[backend.address]).listener("bind = \"[::]:0\"");
+        let proxy = Proxy::start(&config);
+        let port = proxy.front().port();
+        let hosts = [1, 2].map(|link| {
+            let host = Host::new(&format!("near{link}"), "far");
+            run(&format!("ip addr add fe80::a/64 dev near{link}"));
+            host.run(|| run("ip addr add fe80::b/64 dev far"));
+            host
+        });
+        // The same addresses and ports on two links.
+        let clients = hosts.each_ref().map(|host| {
+            host.run(|| {
+                let link = nix::net::if_::if_nametoindex("far").unwrap();
+                let at = |ip: &str, port| SocketAddrV6::new(ip.parse().unwrap(), port, 0, link);
+                let client = socket_at(at("fe80::b", 20_000).into());
+                client
+                    .connect(SocketAddr::from(at("fe80::a", port)))
+                    .unwrap();
+                client
+            })
+        });
+        for (client, question) in clients.iter().zip([b"one", b"two"]) {
+            assert_eq!(ask(client, question), [&b"a"[..], question].concat());
+        }
+        assert_eq!(proxy.finish().front("accepted"), 2);
+    });
 }
 
 #[test]
