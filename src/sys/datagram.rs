@@ -4,12 +4,13 @@
 use std::io;
 use std::mem::size_of_val;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, RcvBufForce, UdpGroSegment};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::socket::refuse_itself_udp;
 use super::source::{self, Source};
 
 /// Binds a datagram socket with SO_REUSEPORT, so that each worker can have its own on one address.
@@ -42,6 +43,7 @@ pub fn connect_udp(address: SocketAddr, source: Source) -> io::Result<UdpSocket>
     receives_trains(&socket, address.is_ipv4(), false)?;
     source::bind(&socket, source, address)?;
     socket.connect(&address.into())?;
+    refuse_itself_udp(socket.as_fd(), address)?;
     Ok(socket.into())
 }
 
@@ -97,8 +99,6 @@ const MEMORY_NUMBERS: usize = 9;
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd as _;
-
     use super::*;
 
     #[test]

@@ -3,11 +3,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd as _;
 
 use tokio::net::UdpSocket;
 
 use crate::config::plan::Step;
-use crate::sys::socket::Target;
+use crate::sys::socket::{Target, refuse_itself_udp};
 use crate::sys::source::Source;
 use crate::wire::proxy_header::Header;
 
@@ -46,6 +47,7 @@ async fn ask(
     };
     let socket = UdpSocket::bind((own, 0)).await?;
     socket.connect(address).await?;
+    refuse_itself_udp(socket.as_fd(), address)?;
     socket.send(send).await?;
     let mut answer = vec![0; length];
     let count = socket.recv(&mut answer).await?;

@@ -1,8 +1,8 @@
 //! Backends that are not there, and kernels that refuse.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::sync::atomic::Ordering::SeqCst;
 use std::os::fd::AsFd as _;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use evenkeel::sys::batch::{Towards, Train, send};
@@ -44,6 +44,61 @@ fn udp_06_a_closed_port_invents_nothing() {
         let totals = proxy.finish();
         assert!(totals.backend("a", "connect failures") >= 4);
         assert_eq!(totals.backend("a", "bytes to client"), 0);
+    });
+}
+
+/// A flow's socket draws its port from a range, in which the port of a dead backend may be.
+#[test]
+fn con_01_a_dead_backend_of_datagrams_is_not_found_in_ourselves() {
+    in_namespace("con_01_udp", "", || {
+        let ports = "/proc/sys/net/ipv4/ip_local_port_range";
+        std::fs::write(ports, "40000 40015").unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 40_010));
+        let config = Config::udp(Axis::PLAIN, &[address])
+            .listener("bind = \"127.0.0.1:39000\"")
+            .flows("idle_timeout = \"2s\"");
+        let mut proxy = Proxy::start(&config);
+        proxy.expect("no socket for a flow");
+        proxy.expect("is down");
+        proxy.expect("connect failed");
+        // Flows enough for every port but that one, which the next ones draw again and again.
+        let clients: Vec<_> = (1..=32)
+            .map(|last| {
+                let client = socket_at(([127, 0, 1, last], 20_000).into());
+                client.connect(proxy.front()).unwrap();
+                client.send(b"anybody?").unwrap();
+                client
+            })
+            .collect();
+        proxy.log.wait_text("no socket for a flow");
+        // Nor is it found by a probe.
+        let probed = config
+            .health("type = \"udp\"")
+            .health("send = \"k\"")
+            .health("expect_bytes = \"k\"")
+            .health("fall = 1")
+            .health("rise = 1")
+            .health("interval = \"50ms\"")
+            .health("down_interval = \"50ms\"");
+        proxy.reload(&probed).unwrap();
+        let down = "backend \"pool/a\" is down: Connection refused";
+        proxy.log.wait_text(down);
+        for client in &clients {
+            is_silent_for(client, Duration::from_millis(1));
+        }
+        // Nobody is in the way of the backend when that comes.
+        let _backend = Echo::start(b'a', address);
+        until("the backend answers", || {
+            clients[31].send(b"now?").unwrap();
+            clients[31]
+                .set_read_timeout(Some(Duration::from_millis(50)))
+                .unwrap();
+            let mut answer = [0; 16];
+            clients[31]
+                .recv(&mut answer)
+                .is_ok_and(|count| &answer[..count] == b"anow?")
+        });
+        proxy.finish();
     });
 }
 
@@ -240,7 +295,7 @@ fn udp_30_a_train_goes_on_where_it_was_interrupted_and_the_count_of_its_loss_is_
         proxy.expect("connect failed");
         let client = connect_udp(proxy.front(), Source::Any).unwrap();
         let question = Towards::Connected { is_v4: true };
-        let ask = || drop(send(client.as_fd(), train, true, question).unwrap());
+        let ask = || assert!(send(client.as_fd(), train, true, question).is_ok());
 
         // From now on trains go one by one, both ways: no checksum offload, says the kernel.
         let tampered = tamper(proxy.id(), "worker-0", "sendmsg", "error=EIO");
@@ -251,7 +306,7 @@ fn udp_30_a_train_goes_on_where_it_was_interrupted_and_the_count_of_its_loss_is_
             from: None,
             to: from,
         };
-        let reply = || drop(send(backend.as_fd(), train, true, answer).unwrap());
+        let reply = || assert!(send(backend.as_fd(), train, true, answer).is_ok());
         reply();
         assert!(collect(&client, bytes.len()).0 == cars);
         drop(tampered);
