@@ -266,8 +266,9 @@ impl Leg {
 
     pub(super) fn receive(&mut self, batch: &mut Batch, kit: &mut Kit) -> io::Result<usize> {
         let received = batch.receive(self.wire.socket.as_fd());
+        // Where something is received, this host's own rules have no say: others have.
         if let Err(error) = &received
-            && is_refusal(error)
+            && (is_refusal(error) || error.raw_os_error() == Some(libc::EACCES))
         {
             self.on_refusal(error, kit);
         }
@@ -302,8 +303,16 @@ impl Leg {
 
 /// Whether the network, not this host, says that a backend cannot be reached (ICMP).
 fn is_refusal(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN)
-    )
+    use libc::{ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, ENETUNREACH, ENONET, ENOPROTOOPT, EPROTO};
+    const REFUSALS: [i32; 7] = [
+        ECONNREFUSED,
+        EHOSTUNREACH,
+        ENETUNREACH,
+        EHOSTDOWN,
+        ENONET,
+        ENOPROTOOPT,
+        EPROTO,
+    ];
+    let number = error.raw_os_error();
+    number.is_some_and(|number| REFUSALS.contains(&number))
 }

@@ -103,6 +103,40 @@ fn con_01_a_dead_backend_of_datagrams_is_not_found_in_ourselves() {
 }
 
 #[test]
+fn udp_12_the_words_of_a_firewall_on_the_way_are_a_refusal() {
+    let rules = "
+        nft add table inet t
+        nft add chain inet t input { type filter hook input priority 0 ; }
+        nft add rule inet t input udp dport 9000 reject with icmpv6 type admin-prohibited";
+    in_namespace("udp_12_firewall", "", || {
+        let host = Host::new("near", "far");
+        run("ip addr add fd12::1/64 dev near");
+        host.run(|| {
+            run("ip addr add fd12::2/64 dev far");
+            rules
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty())
+                .for_each(run);
+        });
+        let forbidden: SocketAddr = "[fd12::2]:9000".parse().unwrap();
+        let alive = Echo::start(b'b', Family::V6.any());
+        let config = Config::udp(Axis::PLAIN, &[forbidden, alive.address])
+            .pool("balance = \"first\"")
+            .flows("idle_timeout = \"2s\"");
+        let mut proxy = Proxy::start(&config);
+        proxy.expect("connect failed: Permission denied");
+        let client = client(proxy.front());
+        client.send(b"lost").unwrap();
+        proxy.log.wait_text("connect failed: Permission denied");
+        assert_eq!(ask(&client, b"again"), b"bagain", "the flow has moved");
+        let totals = proxy.finish();
+        assert_eq!(totals.front("accepted"), 1);
+        assert_eq!(totals.backend("a", "connect failures"), 1);
+    });
+}
+
+#[test]
 fn a_refused_flow_moves_to_a_backend_that_listens() {
     let alive = Echo::start(b'b', Family::V4.any());
     let addresses = [nowhere(Family::V4), alive.address];
