@@ -17,7 +17,7 @@ use crate::data::token::{Subject, flow_deadline_id, flow_of};
 use crate::lb::time::Tick;
 use crate::lb::traffic::deadline::Wheel;
 use crate::lb::traffic::flow::{self, After, FlowKey, Table, Verdict};
-use crate::sys::batch::{Batch, MAX_DATAGRAM, Received, Train};
+use crate::sys::batch::{Batch, MAX_DATAGRAM, Received, Sent, Train};
 use crate::wire::proxy_header::Header;
 
 /// The listening sockets and the flows that began on them.
@@ -28,6 +28,8 @@ pub(super) struct Flows {
     wheel: Wheel,
     /// Whose time has come, and who has not been looked at yet.
     due: Vec<u64>,
+    /// Datagrams that came in trains and went alone since a turn has ended for that.
+    singly: u32,
     shared: Arc<Shared>,
     worker: usize,
     /// No new flow is tried before, for want of a socket.
@@ -44,6 +46,7 @@ impl Flows {
             wires: Wires::new(Arc::clone(&shared)),
             wheel: Wheel::new(Tick::ZERO),
             due: Vec::new(),
+            singly: 0,
             shared,
             worker,
             lacks_until: Tick::ZERO,
@@ -141,6 +144,7 @@ impl Flows {
         };
         if takes_apart {
             train.singles().for_each(one);
+            self.singly += train.count() - 1;
         } else {
             one(train);
         }
@@ -170,7 +174,12 @@ impl Flows {
         for attempt in 0..ATTEMPTS {
             let flow = self.table.get_mut(key).ok_or(Dropped::Local)?;
             match flow.shell.send(header, train, kit) {
-                Outcome::Sent => return Ok(()),
+                Outcome::Sent(sent) => {
+                    if sent != Sent::Whole {
+                        self.singly += train.count();
+                    }
+                    return Ok(());
+                }
                 Outcome::Lost => return Err(Dropped::Local),
                 // The network has refused what was sent before: this goes elsewhere if it can.
                 Outcome::Refused if attempt == 0 => self.keep_or_move(place, key, registry, kit),
@@ -280,10 +289,14 @@ impl Flows {
             } else if received.is_cut {
                 gate.count_drop(Dropped::Cut, count);
             } else {
-                let unsent = gate.send(received.train, &route);
-                let bytes = unsent.map_or(0, |rest| rest.bytes.len());
+                let sent = gate.send(received.train, &route);
+                if !matches!(sent, Ok(Sent::Whole)) {
+                    self.singly += count;
+                }
+                let rest = sent.err().map(|unsent| unsent.rest);
+                let bytes = rest.map_or(0, |rest| rest.bytes.len());
                 flow.shell.count_answer(received.train.bytes.len() - bytes);
-                if let Some(rest) = unsent {
+                if let Some(rest) = rest {
                     gate.count_drop(Dropped::Local, rest.count());
                 }
                 after = self.table.on_backend(kit.now, key, count);
@@ -320,6 +333,16 @@ impl Flows {
     /// Whether there are flows whose time has come, and nobody has looked at them yet.
     pub(super) fn has_due(&self) -> bool {
         !self.due.is_empty()
+    }
+
+    /// Whether so many datagrams have gone alone that it is somebody else's turn. Whole trains cost as
+    /// much as a datagram, and their number is bounded.
+    pub(super) const fn is_turn_over(&mut self) -> bool {
+        let is_over = self.singly >= SINGLES_PER_TURN;
+        if is_over {
+            self.singly = 0;
+        }
+        is_over
     }
 
     /// Whether a listening socket lets no new flows in, because it is behind.
@@ -383,6 +406,9 @@ impl Flows {
 /// How long no new flow is tried after this host had no socket for one. When it has no port left, the
 /// kernel takes a millisecond to find that out, which live flows would wait for each time.
 const LACK: Duration = Duration::from_millis(50);
+
+/// Datagrams of trains sent one by one before a turn ends. It is looked at between two batches.
+const SINGLES_PER_TURN: u32 = 256;
 
 /// Flows that end in a turn by their time.
 const ENDS_PER_TURN: usize = 128;

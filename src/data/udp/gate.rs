@@ -19,7 +19,7 @@ use crate::lb::admission::rate::Rate;
 use crate::lb::balance::pick::{Client, Picked};
 use crate::lb::time::Tick;
 use crate::lb::traffic::flow::{self, Rules};
-use crate::sys::batch::{self, Batch, Received, Sent, Towards, Train};
+use crate::sys::batch::{self, Batch, Received, Sent, Towards, Train, Unsent};
 use crate::sys::datagram;
 use crate::sys::socket::{canonical, is_exhaustion};
 use crate::wire::proxy_header::{Ends, Header, Transport};
@@ -141,9 +141,12 @@ impl Gate {
             && (own == ip || own.is_unspecified() && (ip.is_loopback() || is_ours(ip)))
     }
 
-    /// Sends a train to the client of a flow, from the address that the client sends to. What the
-    /// kernel does not take comes back.
-    pub(super) fn send<'a>(&mut self, train: Train<'a>, route: &flow::Route) -> Option<Train<'a>> {
+    /// Sends a train to the client of a flow, from the address that the client sends to.
+    pub(super) fn send<'a>(
+        &mut self,
+        train: Train<'a>,
+        route: &flow::Route,
+    ) -> Result<Sent, Unsent<'a>> {
         let from = self.local.ip().is_unspecified().then(|| route.local());
         let to = route.client();
         let to = match to.ip() {
@@ -157,7 +160,7 @@ impl Gate {
             Towards::Client { from, to },
         );
         self.trains &= !matches!(sent, Ok(Sent::WithoutTrains));
-        sent.err().map(|unsent| unsent.rest)
+        sent
     }
 
     pub(super) const fn sheds(&self) -> bool {

@@ -63,7 +63,7 @@ pub(super) struct Wires {
 /// What became of a train, or of the end of it that was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    Sent,
+    Sent(Sent),
     /// Not sent: the network reports that something sent before has been refused.
     Refused,
     /// The kernel did not take it.
@@ -251,7 +251,7 @@ impl Leg {
         match sent {
             Ok(sent) => {
                 trains.set(sent != Sent::WithoutTrains && trains.get());
-                Outcome::Sent
+                Outcome::Sent(sent)
             }
             Err(Unsent { rest, error }) => {
                 *train = rest;

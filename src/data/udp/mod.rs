@@ -149,6 +149,9 @@ impl Datagrams {
                     if count < SLOTS {
                         return false;
                     }
+                    if self.flows.is_turn_over() {
+                        return true;
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
                 // The kernel reports an error once and forgets it: the socket is as good as before.
@@ -169,6 +172,9 @@ impl Datagrams {
                     let answers = (0..count).map(|nth| self.batch.get(nth));
                     if self.flows.answer(key, answers, kit) == After::Close || count < SLOTS {
                         return false;
+                    }
+                    if self.flows.is_turn_over() {
+                        return true;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,

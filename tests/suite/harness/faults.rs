@@ -26,13 +26,18 @@ impl Injected {
     /// Lets system calls of a proxy fail; `what` is as in `strace -e inject=`. `None` where that is
     /// not possible.
     pub fn start(proxy: &Proxy, what: &str) -> Option<Self> {
+        Self::watching(proxy, what, "")
+    }
+
+    /// The same, and notes `others` too: names of system calls, each with a comma before it.
+    pub fn watching(proxy: &Proxy, what: &str, others: &str) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Relaxed);
         let calls = proxy.folder().join(format!("calls-{number}"));
         let system_call = what.split(':').next().expect("a name");
         let mut command = Command::new("strace");
         command
-            .args(["-f", "-e", &format!("trace={system_call}")])
+            .args(["-f", "-e", &format!("trace={system_call}{others}")])
             .args(["-e", &format!("inject={what}"), "-o"])
             .arg(&calls)
             .args(["-p", &proxy.id().to_string()]);
@@ -52,8 +57,12 @@ impl Injected {
 
     /// How many system calls have failed by injection.
     pub fn count(&self) -> usize {
-        let text = fs::read_to_string(&self.calls).unwrap_or_default();
-        text.matches("(INJECTED)").count()
+        self.calls().matches("(INJECTED)").count()
+    }
+
+    /// The calls so far, one a line, behind the id of their thread.
+    pub fn calls(&self) -> String {
+        fs::read_to_string(&self.calls).unwrap_or_default()
     }
 }
 

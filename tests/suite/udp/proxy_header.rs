@@ -3,12 +3,14 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd as _;
 
-use evenkeel::sys::batch::{Towards, Train, send};
-use evenkeel::sys::datagram::connect_udp;
+use evenkeel::sys::batch::{Sent, Towards, Train, send};
+use evenkeel::sys::datagram::{connect_udp, listen_udp};
 use evenkeel::sys::source::Source;
 
 use super::data::on_every_axis;
+use crate::harness::faults::Injected;
 use crate::harness::proxy_protocol::{self, DATAGRAMS};
+use crate::harness::scale::skip;
 use crate::harness::udp::{client, receive, receive_from, socket, socket_at};
 use crate::harness::{Axis, Config, Family, Payload, Proxy, until};
 
@@ -66,6 +68,58 @@ fn ppx_24_each_car_of_a_train_has_the_header() {
         }
         proxy.finish();
     });
+}
+
+#[test]
+fn ppx_24_trains_that_are_taken_apart_leave_others_their_turn() {
+    let backend = listen_udp(Family::V4.any(), true).unwrap();
+    let address = backend.local_addr().unwrap();
+    let config = config(Axis::PLAIN, address).flows("idle_timeout = \"2s\"");
+    let proxy = Proxy::start(&config);
+    let client = connect_udp(proxy.front(), Source::Any).unwrap();
+    // Each look at what has come is late: all the trains have come when the worker takes the first.
+    let late = "epoll_wait:delay_exit=200000";
+    let Some(watched) = Injected::watching(&proxy, late, ",sendto,sendmsg") else {
+        return skip("ppx_24", "strace is not installed or may not trace");
+    };
+    let train = Train {
+        bytes: &[7; 60 * 10],
+        segment: 10,
+        ecn: 0,
+    };
+    for _ in 0..64 {
+        let towards = Towards::Connected { is_v4: true };
+        assert_eq!(
+            send(client.as_fd(), train, true, towards).unwrap(),
+            Sent::Whole
+        );
+    }
+    let sent = || {
+        let calls = watched.calls();
+        let sends = |line: &str| line.contains("sendmsg(");
+        let last = calls.lines().rfind(|line| sends(line))?;
+        let (worker, _) = last.split_once(' ')?;
+        let of_worker = calls.lines().filter(|line| line.starts_with(worker));
+        let turns = of_worker.fold(vec![0], |mut turns, line| {
+            match turns.last_mut() {
+                Some(turn) if sends(line) => *turn += 1,
+                _ if line.contains("epoll_wait(") => turns.push(0),
+                _ => {}
+            }
+            turns
+        });
+        (turns.iter().sum::<usize>() == 64 * 60).then_some(turns)
+    };
+    let mut turns = None;
+    until("all have gone", || {
+        turns = sent();
+        turns.is_some()
+    });
+    let longest = turns.into_iter().flatten().max().unwrap();
+    // Two batches of sixteen trains at most: a turn ends between them.
+    assert!(longest <= 2 * 16 * 60, "{longest} in a turn");
+    drop(watched);
+    proxy.finish();
 }
 
 #[test]
