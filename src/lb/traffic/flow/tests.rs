@@ -48,7 +48,7 @@ fn a_route_is_what_it_was_made_of() {
     let local = IpAddr::from([0, 0, 0, 0]);
     assert_eq!(Route::new(1, mapped, local), Route::new(1, plain, local));
     assert_ne!(Route::new(1, plain, local), Route::new(2, plain, local));
-    assert_eq!(size_of::<Route>(), 40);
+    assert_eq!(size_of::<Route>(), 44);
 }
 
 #[test]
