@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use super::rate;
 use crate::lb::time::Tick;
 
 /// Who counts as one: an IPv4 address, or the network of 64 bits that an IPv6 host chooses its
@@ -69,12 +70,12 @@ impl Pace {
     }
 
     /// In nanoseconds, from one to the next.
-    fn interval(&self) -> u64 {
-        let period: u64 = match self.per {
+    fn interval(&self) -> u128 {
+        let period = match self.per {
             Period::Second => 1_000_000_000,
             Period::Minute => 60_000_000_000,
         };
-        period / u64::from(self.count)
+        period / u128::from(self.count)
     }
 }
 
@@ -148,12 +149,10 @@ impl Group {
             return Err(Reached::Open);
         }
         if let Some(pace) = limits.pace {
-            let interval = pace.interval();
-            let free = entry.free.max(now).saturating_add(interval);
-            if free - now > interval * u64::from(pace.count) {
-                return Err(Reached::Pace);
-            }
-            entry.free = free;
+            let (free, now) = (u128::from(entry.free), u128::from(now));
+            let taken = rate::take(free, now, pace.interval(), pace.count);
+            let free = taken.ok_or(Reached::Pace)?;
+            entry.free = u64::try_from(free).unwrap_or(u64::MAX);
         }
         entry.open += 1;
         Ok(())
