@@ -183,7 +183,7 @@ impl Flows {
                 Outcome::Lost => return Err(Dropped::Local),
                 // The network has refused what was sent before: this goes elsewhere if it can.
                 Outcome::Refused if attempt == 0 => self.keep_or_move(place, key, registry, kit),
-                // Nothing was sent in between, so it is this host that refuses.
+                // Refused again at once: it may be this host that does.
                 Outcome::Refused => self.reconnect(place, key, registry)?,
             }
         }

@@ -191,8 +191,8 @@ impl Datagrams {
 const BATCHES_PER_TURN: usize = 8;
 
 /// Turns in which a worker receives all that a listening socket's buffer can hold, of small datagrams,
-/// each of which takes the kernel more than half a KiB.
-pub(super) const TURNS_PER_BUFFER: usize = 2 * RECEIVE_BUFFER / 512 / (SLOTS * BATCHES_PER_TURN);
+/// each of which takes the kernel more than half a KiB. A turn may be over after one batch.
+pub(super) const TURNS_PER_BUFFER: usize = 2 * RECEIVE_BUFFER / 512 / SLOTS;
 
 /// The same while new flows are shed, which is cheap: as many as come while flows that began before
 /// have their turn, and more.
