@@ -12,6 +12,7 @@ use crate::lb::admission::access::Prefix;
 use crate::lb::admission::source::Limits;
 use crate::lb::balance::pick;
 use crate::lb::traffic::flow::Rules;
+use crate::wire::proxy_header::{Ends, Header, Transport};
 use crate::wire::quic::ServerId;
 
 /// A whole configuration, checked.
@@ -189,6 +190,18 @@ pub enum SendProxy {
     V1,
     /// By version 2, at the start of each stream and before each datagram.
     V2,
+}
+
+impl SendProxy {
+    /// What goes before a stream or a datagram; `ends` as [`Header`] has it.
+    pub fn header(self, transport: Transport, ends: Option<Ends>) -> Option<Header> {
+        match (self, transport) {
+            // The plan was checked: version 1 has no datagrams.
+            (Self::Off, _) | (Self::V1, Transport::Datagram) => None,
+            (Self::V1, Transport::Stream) => Some(Header::v1(ends)),
+            (Self::V2, transport) => Some(Header::v2(transport, ends)),
+        }
+    }
 }
 
 /// Where the connections of a pool come from.

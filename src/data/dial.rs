@@ -8,11 +8,9 @@ use super::kit::Kit;
 use super::mailbox::{Pool, Report};
 use super::refuse::Refused;
 use super::stream::Stream;
-use crate::config::plan::SendProxy;
 use crate::lb::backend::{BackendState, Lease};
 use crate::lb::balance::pick::Client;
 use crate::sys::socket::is_exhaustion;
-use crate::wire::proxy_header::{Ends, Header, Transport};
 
 /// A session's half towards its backend.
 #[derive(Debug)]
@@ -45,7 +43,7 @@ pub(super) fn dial(
         };
         let index = picked.index;
         let target = &pool.targets[usize::from(index)];
-        match Stream::connect(target, pool.source(client)) {
+        match Stream::connect(target, pool.source(Some(client))) {
             Ok(stream) => {
                 return Ok(Leg {
                     stream,
@@ -63,24 +61,6 @@ pub(super) fn dial(
         tried.push(index);
     }
     Err(shortage.map_or(Refused::Unreachable(tried.len()), Refused::Local))
-}
-
-/// What the backends of a pool are told first: who `client` is, where the pool asks for that. A client
-/// of a Unix socket has no address.
-pub(super) fn introduction(pool: &Pool, stream: &Stream, client: &Client) -> Option<Box<[u8]>> {
-    let ends = match stream {
-        Stream::Tcp(_) => Some(Ends {
-            source: client.source,
-            destination: client.destination,
-        }),
-        Stream::Unix(_) => None,
-    };
-    let header = match pool.plan.send_proxy {
-        SendProxy::Off => return None,
-        SendProxy::V1 => Header::v1(ends),
-        SendProxy::V2 => Header::v2(Transport::Stream, ends),
-    };
-    Some(header.as_bytes().into())
 }
 
 /// Counts a connect that failed for a reason that lies with the backend, and asks for an early

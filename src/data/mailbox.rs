@@ -19,6 +19,7 @@ use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Client};
 use crate::sys::socket::{Listening, Target};
 use crate::sys::source::Source;
+use crate::wire::proxy_header::{Ends, Header, Transport};
 use crate::wire::quic::ServerId;
 
 /// The configuration in force, immutable, one pointer, replaced whole.
@@ -202,13 +203,26 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Where a client's connections to backends come from.
-    pub(super) fn source(&self, client: &Client) -> Source {
-        match self.plan.source {
-            plan::Source::Any => Source::Any,
-            plan::Source::Address(address) => Source::Own(address),
-            plan::Source::Client => Source::Client(client.source.ip()),
+    /// Where connections to backends come from: those of a client, or of nobody but us.
+    pub fn source(&self, client: Option<&Client>) -> Source {
+        match (self.plan.source, client) {
+            (plan::Source::Any, _) | (plan::Source::Client, None) => Source::Any,
+            (plan::Source::Address(address), _) => Source::Own(address),
+            (plan::Source::Client, Some(client)) => Source::Client(client.source.ip()),
         }
+    }
+
+    /// What backends are told of a client before anything else; `None` = it has no address.
+    pub(super) fn introduction(
+        &self,
+        transport: Transport,
+        client: Option<&Client>,
+    ) -> Option<Header> {
+        let ends = client.map(|client| Ends {
+            source: client.source,
+            destination: client.destination,
+        });
+        self.plan.send_proxy.header(transport, ends)
     }
 
     /// The places in `other` of those members that are at `places` here, as far as they are in both.

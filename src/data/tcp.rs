@@ -12,7 +12,7 @@ use std::time::Duration;
 use mio::Registry;
 
 use super::carry::{Carried, Direction};
-use super::dial::{Leg, dial, introduction, on_connect_failed};
+use super::dial::{Leg, dial, on_connect_failed};
 use super::kit::Kit;
 use super::listen::Admission;
 use super::mailbox::Pool;
@@ -24,6 +24,7 @@ use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::Client;
 use crate::lb::time::Tick;
 use crate::lb::traffic::relay::{Ready, Relay, Side, Verdict};
+use crate::wire::proxy_header::Transport;
 
 /// A session.
 #[derive(Debug)]
@@ -339,8 +340,10 @@ impl Session {
         }
         self.leg.lease.backend().sessions.fetch_add(1, Relaxed);
         if let Phase::Connecting(attempts) = std::mem::replace(&mut self.phase, Phase::Relaying)
-            && let Some(bytes) = introduction(&self.pool, &self.client, &attempts.client)
+            && let client = matches!(self.client, Stream::Tcp(_)).then_some(&attempts.client)
+            && let Some(header) = self.pool.introduction(Transport::Stream, client)
         {
+            let bytes: Box<[u8]> = header.as_bytes().into();
             self.relay.begin_with(Side::Client, bytes.len());
             self.parked[Side::Client as usize] = Some(Box::new(Parked::Bytes { bytes, start: 0 }));
         }

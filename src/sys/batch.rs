@@ -312,7 +312,7 @@ pub fn send<'a>(
 ) -> Result<Sent, Unsent<'a>> {
     let unsent = |error, rest| Unsent { rest, error };
     if train.is_single() {
-        let sent = send_single(socket, &[], train, towards);
+        let sent = send_headed(socket, &[], train, towards);
         return sent
             .map(|()| Sent::Whole)
             .map_err(|error| unsent(error, train));
@@ -336,7 +336,7 @@ pub fn send<'a>(
     }
     let mut bytes = 0;
     for single in train.singles() {
-        if let Err(error) = send_single(socket, &[], single, towards) {
+        if let Err(error) = send_headed(socket, &[], single, towards) {
             let rest = &train.bytes[bytes..];
             return Err(unsent(
                 error,
@@ -353,6 +353,9 @@ pub fn send<'a>(
 
 /// Sends a datagram with `header` before its own bytes. It must be one: the kernel cuts a train into
 /// equal segments, and has no header to give to each.
+///
+/// That an earlier datagram was too large for a network on its way is told in place of sending this
+/// one, which then is sent again. The kernel has noted the size, and sends what is larger in fragments.
 pub fn send_headed(
     socket: BorrowedFd<'_>,
     header: &[u8],
@@ -360,17 +363,6 @@ pub fn send_headed(
     towards: Towards,
 ) -> io::Result<()> {
     debug_assert!(single.is_single());
-    send_single(socket, header, single, towards)
-}
-
-/// That an earlier datagram was too large for a network on its way is told in place of sending this
-/// one, which then is sent again. The kernel has noted the size, and sends what is larger in fragments.
-fn send_single(
-    socket: BorrowedFd<'_>,
-    header: &[u8],
-    single: Train<'_>,
-    towards: Towards,
-) -> io::Result<()> {
     match send_one(socket, header, single, towards) {
         Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
             send_one(socket, header, single, towards)

@@ -8,9 +8,9 @@ use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, RcvBufForce, UdpGroSegment};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::socket::refuse_itself_udp;
+use super::socket::refuse_itself;
 use super::source::{self, Source};
 
 /// Binds a datagram socket with SO_REUSEPORT, so that each worker can have its own on one address.
@@ -23,7 +23,7 @@ pub fn listen_udp(address: SocketAddr, v6_only: bool) -> io::Result<UdpSocket> {
     } else {
         setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
     }
-    receives_trains(&socket, address.is_ipv4(), !v6_only)?;
+    receives_trains(SockRef::from(&socket), address.is_ipv4(), !v6_only)?;
     // Only a privileged process may pass the kernel's limit (net.core.rmem_max): else that holds.
     if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
         drop(socket.set_recv_buffer_size(RECEIVE_BUFFER));
@@ -36,14 +36,20 @@ pub fn check_free_udp(address: SocketAddr, v6_only: bool) -> io::Result<()> {
     bound_udp(address, v6_only, false).map(drop)
 }
 
-/// A datagram socket that sends to `address` from `source` and hears only from there.
+/// A datagram socket that sends to `address` from `source` and hears only from there, in trains.
 pub fn connect_udp(address: SocketAddr, source: Source) -> io::Result<UdpSocket> {
+    let socket = connect_plain_udp(address, source)?;
+    receives_trains(SockRef::from(&socket), address.is_ipv4(), false)?;
+    Ok(socket)
+}
+
+/// The same, but what it hears comes one by one.
+pub fn connect_plain_udp(address: SocketAddr, source: Source) -> io::Result<UdpSocket> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-    receives_trains(&socket, address.is_ipv4(), false)?;
     source::bind(&socket, source, address)?;
     socket.connect(&address.into())?;
-    refuse_itself_udp(socket.as_fd(), address)?;
+    refuse_itself(socket.as_fd(), address)?;
     Ok(socket.into())
 }
 
@@ -78,7 +84,7 @@ fn bound_udp(address: SocketAddr, v6_only: bool, shared: bool) -> io::Result<Soc
     Ok(socket)
 }
 
-fn receives_trains(socket: &Socket, v4: bool, both: bool) -> io::Result<()> {
+fn receives_trains(socket: SockRef<'_>, v4: bool, both: bool) -> io::Result<()> {
     if v4 || both {
         socket.set_recv_tos_v4(true)?;
     }
@@ -86,7 +92,7 @@ fn receives_trains(socket: &Socket, v4: bool, both: bool) -> io::Result<()> {
         socket.set_recv_tclass_v6(true)?;
     }
     // A kernel without it delivers datagrams one by one.
-    let _trains = setsockopt(socket, UdpGroSegment, &true);
+    let _trains = setsockopt(&*socket, UdpGroSegment, &true);
     Ok(())
 }
 

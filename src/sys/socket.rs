@@ -147,31 +147,18 @@ pub fn connect_tcp(address: SocketAddr, source: Source) -> io::Result<TcpStream>
     Ok(socket.into())
 }
 
-/// Fails for a TCP socket that has connected to itself, which then is reset: its port would be busy
-/// for a minute.
-pub fn refuse_itself(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
-    if is_itself(socket, address)? {
-        reset_on_close(socket)?;
-        return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
-    }
-    Ok(())
-}
-
-/// Fails for a datagram socket that has connected to itself.
-pub fn refuse_itself_udp(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
-    if is_itself(socket, address)? {
-        return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
-    }
-    Ok(())
-}
-
-/// Whether a socket has connected to itself. A connect to an address of this host may draw its
+/// Fails for a socket that has connected to itself. A connect to an address of this host may draw its
 /// destination as its own port, and finds itself there if nobody else is.
-fn is_itself(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<bool> {
+pub fn refuse_itself(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
     if !ephemeral_ports().contains(&address.port()) {
-        return Ok(false);
+        return Ok(());
     }
-    Ok(SocketAddr::try_from(rustix::net::getsockname(socket)?) == Ok(address))
+    if SocketAddr::try_from(rustix::net::getsockname(socket)?) != Ok(address) {
+        return Ok(());
+    }
+    // Or a port of TCP would be busy for a minute; for datagrams it means nothing.
+    reset_on_close(socket)?;
+    Err(io::Error::from_raw_os_error(libc::ECONNREFUSED))
 }
 
 /// The ports that a connect draws its own from, as they were when this was first asked.

@@ -1,17 +1,16 @@
 //! One look at a backend: what a probe does, and what its end means.
 
 use std::io;
-use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 use super::{connection, exec, grpc, http, send_expect, tls, udp};
-use crate::config::plan::{ProbeKind, SendProxy, Tls};
+use crate::config::plan::{Probe, ProbeKind, SendProxy, Tls};
 use crate::control::trust::Trust;
 use crate::sys::socket::Target;
 use crate::sys::source::Source;
-use crate::wire::proxy_header::{Header, Transport};
+use crate::wire::proxy_header::Transport;
 
 /// What is looked at.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,8 +27,8 @@ pub(super) struct Sight {
     pub(super) send_proxy: SendProxy,
     /// Its name, as its address has it, or its IP address.
     pub(super) host: String,
-    /// How it is looked at.
-    pub(super) kind: ProbeKind,
+    /// How, how often and how strictly it is looked at.
+    pub(super) probe: Probe,
     /// Where that is by TLS: whom to trust.
     pub(super) trust: Option<Trust>,
 }
@@ -50,8 +49,9 @@ pub(super) struct Passed {
 }
 
 impl Sight {
-    /// Looks once, and no longer than `within`.
-    pub(super) async fn look(&self, within: Duration) -> Outcome {
+    /// Looks once, and no longer than it may.
+    pub(super) async fn look(&self) -> Outcome {
+        let within = self.probe.timeout;
         // Boxed, so that a prober that waits for its turn does not hold the room of a probe.
         match timeout(within, Box::pin(self.ask())).await {
             Ok(Ok(passed)) => Outcome::Passed(passed),
@@ -64,9 +64,9 @@ impl Sight {
 
     async fn ask(&self) -> io::Result<Passed> {
         let mut passed = Passed::default();
-        match &self.kind {
+        match &self.probe.kind {
             ProbeKind::Udp(step) => {
-                let header = self.introduction(Transport::Datagram);
+                let header = self.send_proxy.header(Transport::Datagram, None);
                 udp::probe(&self.target, self.source, header.as_ref(), step).await?;
                 return Ok(passed);
             }
@@ -77,7 +77,8 @@ impl Sight {
             _ => {}
         }
         let mut stream = connection::open(&self.target, self.source).await?;
-        if let Some(header) = self.introduction(Transport::Stream) {
+        // It is told that nobody connects but us.
+        if let Some(header) = self.send_proxy.header(Transport::Stream, None) {
             stream.write_all(header.as_bytes()).await?;
         }
         if let (Some(tls), Some(trust)) = (self.tls(), &self.trust) {
@@ -85,7 +86,7 @@ impl Sight {
             stream = secured.stream;
             passed.certificate_ends = secured.ends;
         }
-        match &self.kind {
+        match &self.probe.kind {
             ProbeKind::Tcp | ProbeKind::Udp(_) | ProbeKind::Exec(_) => {}
             ProbeKind::SendExpect(steps) => send_expect::probe(stream, steps).await?,
             ProbeKind::Http(http) => http::probe(stream, &self.authority(), http).await?,
@@ -95,17 +96,8 @@ impl Sight {
         Ok(passed)
     }
 
-    /// What tells a backend that is told of its clients that this is none.
-    fn introduction(&self, transport: Transport) -> Option<Header> {
-        match self.send_proxy {
-            SendProxy::Off => None,
-            SendProxy::V1 => Some(Header::v1(None)),
-            SendProxy::V2 => Some(Header::v2(transport, None)),
-        }
-    }
-
     fn tls(&self) -> Option<&Tls> {
-        match &self.kind {
+        match &self.probe.kind {
             ProbeKind::Tls(tls) => Some(tls),
             ProbeKind::Http(http) => http.tls.as_ref(),
             _ => None,
@@ -125,6 +117,6 @@ impl Sight {
 
     /// Whether silence says nothing: a server of datagrams answers what it knows.
     fn may_be_silent(&self) -> bool {
-        matches!(&self.kind, ProbeKind::Udp(step) if step.expect.is_nothing())
+        matches!(&self.probe.kind, ProbeKind::Udp(step) if step.expect.is_nothing())
     }
 }

@@ -22,14 +22,13 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use self::look::{Outcome, Sight};
 use super::trust::Trust;
-use crate::config::plan::{self, Address, Health, OnDown, Probe, SendProxy};
+use crate::config::plan::{Address, Health, OnDown, Probe, SendProxy};
 use crate::data::mailbox::{Command, Mailbox, Pool};
 use crate::lb::backend::BackendState;
 use crate::lb::health::counter::{Counter, Transition};
 use crate::lb::health::schedule::{Intervals, first_delay, next_delay};
 use crate::lb::rng::Rng;
 use crate::sys::socket::Target;
-use crate::sys::source::Source;
 
 /// The probers of all backends.
 #[derive(Debug)]
@@ -46,7 +45,6 @@ type Identity = (String, String);
 #[derive(Clone, Debug, PartialEq)]
 struct Subject {
     sight: Sight,
-    probe: Probe,
     on_down: OnDown,
 }
 
@@ -101,15 +99,14 @@ impl Probers {
                             0 => pool.plan.send_proxy,
                             _ => SendProxy::Off, // that is another service
                         },
-                        source: probing(pool.plan.source),
+                        source: pool.source(None),
                         pool: state.pool().to_owned(),
                         backend: state.name().to_owned(),
                         host: host(&backend.address, &target),
                         target,
-                        kind: probe.kind.clone(),
+                        probe: probe.clone(),
                         trust: trust.clone(),
                     },
-                    probe: probe.clone(),
                     on_down: pool.plan.on_down,
                 };
                 let running = match self.running.remove(&identity) {
@@ -143,8 +140,9 @@ impl Probers {
         tasks: &LocalSet,
     ) -> Running {
         let early = Arc::new(Notify::new());
+        let probe = &subject.sight.probe;
         let prober = Prober {
-            counter: Counter::new(subject.probe.rise, subject.probe.fall, state.is_up()),
+            counter: Counter::new(probe.rise, probe.fall, state.is_up()),
             subject: subject.clone(),
             state,
             early: Arc::clone(&early),
@@ -188,9 +186,8 @@ impl Prober {
             interval,
             fast_interval,
             down_interval,
-            timeout,
             ..
-        } = self.subject.probe;
+        } = self.subject.sight.probe;
         let intervals = Intervals {
             settled: interval,
             changing: fast_interval,
@@ -204,7 +201,7 @@ impl Prober {
             }
             let slots = Arc::clone(&self.slots);
             let slot = slots.acquire().await;
-            let outcome = self.subject.sight.look(timeout).await;
+            let outcome = self.subject.sight.look().await;
             drop(slot);
             self.state.clear_suspicion();
             self.take_in(outcome);
@@ -234,7 +231,7 @@ impl Prober {
             Some(Transition::Down) => {
                 self.state.set_up(false);
                 let error = error.map_or_else(String::new, |error| error.to_string());
-                let fall = self.subject.probe.fall;
+                let fall = self.subject.sight.probe.fall;
                 log::warn!("backend \"{name}\" is down: {error} ({fall} probes in a row failed)");
                 self.end_sessions();
             }
@@ -278,14 +275,6 @@ impl Prober {
         if let Some(cut) = self.cut.take() {
             cut.abort();
         }
-    }
-}
-
-/// Where the probes of a pool come from. They have no client whose address they could have.
-const fn probing(source: plan::Source) -> Source {
-    match source {
-        plan::Source::Address(address) => Source::Own(address),
-        plan::Source::Any | plan::Source::Client => Source::Any,
     }
 }
 

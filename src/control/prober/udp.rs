@@ -2,13 +2,13 @@
 //! that it serves is told by its answer alone.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd as _;
+use std::net::SocketAddr;
 
 use tokio::net::UdpSocket;
 
 use crate::config::plan::Step;
-use crate::sys::socket::{Target, refuse_itself_udp};
+use crate::sys::datagram;
+use crate::sys::socket::Target;
 use crate::sys::source::Source;
 use crate::wire::proxy_header::Header;
 
@@ -40,14 +40,7 @@ async fn ask(
     send: &[u8],
     length: usize,
 ) -> io::Result<Vec<u8>> {
-    let own: IpAddr = match (source, address) {
-        (Source::Own(own) | Source::Client(own), _) => own,
-        (Source::Any, SocketAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
-        (Source::Any, SocketAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((own, 0)).await?;
-    socket.connect(address).await?;
-    refuse_itself_udp(socket.as_fd(), address)?;
+    let socket = UdpSocket::from_std(datagram::connect_plain_udp(address, source)?)?;
     socket.send(send).await?;
     let mut answer = vec![0; length];
     let count = socket.recv(&mut answer).await?;

@@ -22,7 +22,7 @@ use crate::lb::traffic::flow::{self, Rules};
 use crate::sys::batch::{self, Batch, Received, Sent, Towards, Train, Unsent};
 use crate::sys::datagram;
 use crate::sys::socket::{canonical, is_exhaustion};
-use crate::wire::proxy_header::{Ends, Header, Transport};
+use crate::wire::proxy_header::{Header, Transport};
 use crate::wire::quic;
 
 /// A listening socket and where its flows go.
@@ -110,21 +110,11 @@ impl Gate {
 
     /// What goes before each datagram of a client.
     pub(super) fn header(&self, route: &flow::Route) -> Option<Header> {
-        match self.pool().plan.send_proxy {
-            // The plan was checked: version 1 has no datagrams.
-            SendProxy::Off | SendProxy::V1 => None,
-            SendProxy::V2 => {
-                let Client {
-                    source,
-                    destination,
-                } = self.client(route);
-                let ends = Ends {
-                    source,
-                    destination,
-                };
-                Some(Header::v2(Transport::Datagram, Some(ends)))
-            }
+        if self.pool().plan.send_proxy == SendProxy::Off {
+            return None; // asked for each datagram
         }
+        let client = self.client(route);
+        self.pool().introduction(Transport::Datagram, Some(&client))
     }
 
     /// Whether each datagram of a train is looked at and sent alone: any of them may be the last

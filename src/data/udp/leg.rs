@@ -110,11 +110,13 @@ impl Wires {
         index: u16,
         client: &Client,
     ) -> io::Result<Rc<Wire>> {
-        let ends = ends(pool, index, client)?;
-        match self.by_ends.get(&ends).and_then(Weak::upgrade) {
-            Some(wire) if !has_own_socket(pool) => Ok(wire),
-            _ => self.fresh(pool, index, client),
+        if !has_own_socket(pool) {
+            let shared = self.by_ends.get(&ends(pool, index, client)?);
+            if let Some(wire) = shared.and_then(Weak::upgrade) {
+                return Ok(wire);
+            }
         }
+        self.fresh(pool, index, client)
     }
 
     /// A new socket to the member of this place.
@@ -138,7 +140,7 @@ impl Wires {
 /// From where to where a socket to the member of this place goes.
 fn ends(pool: &Pool, index: u16, client: &Client) -> io::Result<(source::Source, SocketAddr)> {
     match pool.targets[usize::from(index)] {
-        Target::Tcp(address) => Ok((pool.source(client), address)),
+        Target::Tcp(address) => Ok((pool.source(Some(client)), address)),
         // The plan was checked: pools of UDP listeners have no Unix sockets.
         Target::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
     }
