@@ -106,10 +106,7 @@ fn con_02_a_client_may_be_closed_instead_of_reset() {
 #[test]
 fn con_03_a_swallowed_connect_is_tried_elsewhere_after_the_time_out() {
     for family in [Family::V4, Family::V6] {
-        let axis = Axis {
-            family,
-            ..Axis::PLAIN
-        };
+        let axis = Axis::plain(family);
         let swallowing = Swallowing::start(family);
         let live = Served::echo(family);
         let config = Config::of(axis, &[swallowing.address, live.address])

@@ -121,10 +121,7 @@ fn hlt_02_a_listener_that_returns_gets_its_share_back() {
 #[test]
 fn hlt_06_another_port_can_be_probed() {
     for family in [Family::V4, Family::V6] {
-        let axis = Axis {
-            family,
-            ..Axis::PLAIN
-        };
+        let axis = Axis::plain(family);
         let service = Served::echo(family);
         let probed = Listening::start(family);
         let config = quick(Config::of(axis, &[service.address]))

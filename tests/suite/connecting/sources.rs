@@ -80,10 +80,7 @@ fn con_19_so_do_backends_of_datagrams_and_probes_by_datagrams() {
     in_namespace("con_19", "ip addr add fd00::9/128 dev lo nodad", || {
         for family in [Family::V4, Family::V6] {
             for session in ["dialog", "oneway"] {
-                let axis = Axis {
-                    family,
-                    ..Axis::PLAIN
-                };
+                let axis = Axis::plain(family);
                 let backend = udp::socket(family);
                 let config = Config::udp(axis, &[backend.local_addr().unwrap()])
                     .flows(&format!("session = \"{session}\""))

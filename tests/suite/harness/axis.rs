@@ -41,6 +41,14 @@ impl Axis {
         workers: 1,
     };
 
+    /// For a case that depends on the family alone.
+    pub const fn plain(family: Family) -> Self {
+        Self {
+            family,
+            ..Self::PLAIN
+        }
+    }
+
     /// {IPv4, IPv6} × {copy, splice} × {1, 2 workers}.
     pub fn all() -> impl Iterator<Item = Self> {
         [Family::V4, Family::V6].into_iter().flat_map(|family| {

@@ -1,5 +1,6 @@
 //! The proxy's standard error, line by line.
 
+use std::fmt::Display;
 use std::io::{BufRead as _, BufReader, Read};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -78,5 +79,13 @@ impl Log {
     #[track_caller]
     pub fn wait_text(&self, text: &str) {
         self.wait(0, text, |line| line.contains(text).then_some(()));
+    }
+
+    /// Waits until these backends of the pool are down, each for its reason.
+    #[track_caller]
+    pub fn wait_down<N: Display, R: Display>(&self, why: impl IntoIterator<Item = (N, R)>) {
+        for (name, reason) in why {
+            self.wait_text(&format!("backend \"pool/{name}\" is down: {reason}"));
+        }
     }
 }

@@ -20,10 +20,7 @@ fn telling(family: Family, pieces: &'static [&'static str]) -> Served {
 #[test]
 fn hlt_03_a_backend_that_accepts_and_says_nothing_is_down() {
     for family in [Family::V4, Family::V6] {
-        let axis = Axis {
-            family,
-            ..Axis::PLAIN
-        };
+        let axis = Axis::plain(family);
         let (silent, mumbling) = (telling(family, &[]), telling(family, &["+PO"]));
         let (closing, right) = (answering(family, "+PO"), answering(family, "+PONG\r\n"));
         let config = probed(axis, "send_expect", &[&silent, &mumbling, &closing, &right])
@@ -32,15 +29,11 @@ fn hlt_03_a_backend_that_accepts_and_says_nothing_is_down() {
             .health(super::DOWN_FOR_GOOD);
         let mut proxy = Proxy::start(&config);
         proxy.expect("is down");
-        for (name, reason) in [
+        proxy.log.wait_down([
             ("a", "no answer within 1s"),
             ("b", "no answer within 1s"),
             ("c", "closed after 3 bytes of an answer"),
-        ] {
-            proxy
-                .log
-                .wait_text(&format!("backend \"pool/{name}\" is down: {reason}"));
-        }
+        ]);
         assert_eq!(proxy.log.count("is down"), 3);
         proxy.finish();
     }

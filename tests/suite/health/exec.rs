@@ -57,14 +57,11 @@ fn hlt_03_a_program_says_why_a_backend_is_not_well() {
     );
     let mut proxy = Proxy::start(&config);
     proxy.expect("is down: ");
-    for (name, reason) in [
+    proxy.log.wait_down([
         ("b", "/bin/sh: exit status: 7"),
         ("c", "/bin/sh: signal: 9 (SIGKILL)"),
         ("d", "no answer within 1s"),
-    ] {
-        let line = format!("backend \"pool/{name}\" is down: {reason}");
-        proxy.log.wait_text(&line);
-    }
+    ]);
     assert_eq!(proxy.log.count("is down"), 3);
     until("those that slept are dead", || !is_running(&sleeper));
     until("all of ours are waited for", || {
@@ -108,10 +105,7 @@ fn hlt_06_a_program_is_told_which_backend_it_looks_at() {
     for (family, ip) in [(Family::V4, "127.0.0.1"), (Family::V6, "::1")] {
         let folder = Folder::new();
         let backend = Served::echo(family);
-        let axis = Axis {
-            family,
-            ..Axis::PLAIN
-        };
+        let axis = Axis::plain(family);
         let told = folder.path().join("told");
         let config = script(
             probed(axis, "exec", &[&backend]).health("initial = \"down\""),

@@ -90,10 +90,7 @@ async fn serve(
 #[test]
 fn hlt_03_a_health_service_says_why_it_is_not_serving() {
     for family in [Family::V4, Family::V6] {
-        let axis = Axis {
-            family,
-            ..Axis::PLAIN
-        };
+        let axis = Axis::plain(family);
         let wrong = [
             (
                 Answer::Message(NOT_SERVING, "0"),
@@ -127,11 +124,9 @@ fn hlt_03_a_health_service_says_why_it_is_not_serving() {
         let mut proxy = Proxy::start(&probed(axis, "grpc", &all).health(super::DOWN_FOR_GOOD));
         proxy.expect("is down");
         let reasons = wrong.iter().map(|(_, reason)| *reason);
-        for (name, reason) in ('a'..).zip(reasons.chain(["no answer of HTTP/2: "])) {
-            proxy
-                .log
-                .wait_text(&format!("backend \"pool/{name}\" is down: {reason}"));
-        }
+        proxy
+            .log
+            .wait_down(('a'..).zip(reasons.chain(["no answer of HTTP/2: "])));
         assert_eq!(proxy.log.count("is down"), wrong.len() + 1, "one is well");
         proxy.finish();
     }

@@ -27,10 +27,7 @@ fn of_model(axis: Axis, backends: &[&Served]) -> Config {
 #[test]
 fn hlt_03_a_request_says_why_a_backend_is_not_well() {
     for family in [Family::V4, Family::V6] {
-        let axis = Axis {
-            family,
-            ..Axis::PLAIN
-        };
+        let axis = Axis::plain(family);
         let wrong = [
             (answer("503 Loading", "model 12"), "status 503"),
             (answer("300 Many", "model 12"), "status 300"),
@@ -63,11 +60,7 @@ fn hlt_03_a_request_says_why_a_backend_is_not_well() {
         proxy.expect("is down");
         let reasons = wrong.iter().map(|(_, reason)| *reason);
         let reasons = reasons.chain(["no answer within 1s"]);
-        for (name, reason) in ('a'..).zip(reasons) {
-            proxy
-                .log
-                .wait_text(&format!("backend \"pool/{name}\" is down: {reason}"));
-        }
+        proxy.log.wait_down(('a'..).zip(reasons));
         assert_eq!(proxy.log.count("is down"), wrong.len() + 1, "one is well");
         proxy.finish();
     }
@@ -76,10 +69,7 @@ fn hlt_03_a_request_says_why_a_backend_is_not_well() {
 #[test]
 fn hlt_02_a_backend_whose_answer_becomes_right_comes_back() {
     for family in [Family::V4, Family::V6] {
-        let axis = Axis {
-            family,
-            ..Axis::PLAIN
-        };
+        let axis = Axis::plain(family);
         let (asked, requests) = mpsc::channel();
         let count = std::sync::atomic::AtomicUsize::new(0);
         let backend = Served::start(family.any(), move |mut stream| {
@@ -156,13 +146,10 @@ fn hlt_05_an_endless_answer_is_looked_at_in_part() {
     let head = endless("HTTP/1.1 200 OK\r\nA: ");
     let mut proxy = Proxy::start(&of_model(Axis::PLAIN, &[&right, &wrong, &head]));
     proxy.expect("is down");
-    for (name, reason) in [
+    proxy.log.wait_down([
         ("b", "body does not match"),
         ("c", "no answer of HTTP: message head is too large"),
-    ] {
-        let line = format!("backend \"pool/{name}\" is down: {reason}");
-        proxy.log.wait_text(&line);
-    }
+    ]);
     assert_eq!(proxy.log.count("is down"), 2);
     proxy.finish();
 }

@@ -19,10 +19,7 @@ fn ppx_22_probes_say_that_they_are_the_proxys_own() {
                 let is_right = start == [&header[..], b"PING"].concat();
                 stream.write_all(if is_right { b"PONG" } else { b"What?" })
             });
-            let axis = Axis {
-                family,
-                ..Axis::PLAIN
-            };
+            let axis = Axis::plain(family);
             let config = probed(axis, "send_expect", &[&backend])
                 .health("send = \"PING\"")
                 .health("expect_bytes = \"PONG\"")
@@ -50,10 +47,7 @@ fn ppx_22_a_datagram_says_that_it_is_the_proxys_own() {
     for family in [Family::V4, Family::V6] {
         let server = socket(family);
         server.set_read_timeout(Some(DEADLINE)).unwrap();
-        let axis = Axis {
-            family,
-            ..Axis::PLAIN
-        };
+        let axis = Axis::plain(family);
         let config = Config::udp(axis, &[server.local_addr().unwrap()]);
         let config = often(config, "udp")
             .pool("send_proxy = \"v2\"")

@@ -210,10 +210,7 @@ fn descriptors_in_a_stream(axis: Axis) {
 fn tcp_30_one_family_to_the_other() {
     for (front, behind) in [(Family::V4, Family::V6), (Family::V6, Family::V4)] {
         let backend = Served::echo(behind);
-        let axis = Axis {
-            family: front,
-            ..Axis::PLAIN
-        };
+        let axis = Axis::plain(front);
         let proxy = Proxy::start(&Config::of(axis, &[backend.address]));
         echoes(connect(proxy.front()));
         proxy.finish();
