@@ -158,21 +158,19 @@ fn dns(case: &str, session: &str) {
     }
     let mut servers: Vec<Server> = (0..3).map(|_| Server::start()).collect();
     let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
-    let config = Config::udp(
-        Axis {
-            workers: 2,
-            ..Axis::PLAIN
-        },
-        &addresses,
-    )
-    .pool("balance = \"round_robin\"")
-    .flows(&format!("session = \"{session}\""))
-    .flows("idle_timeout = \"1s\"")
-    .health("type = \"tcp\"")
-    .health("interval = \"100ms\"")
-    .health("down_interval = \"50ms\"")
-    .health("rise = 1")
-    .health("fall = 1");
+    let two = Axis {
+        workers: 2,
+        ..Axis::PLAIN
+    };
+    let config = Config::udp(two, &addresses)
+        .pool("balance = \"round_robin\"")
+        .flows(&format!("session = \"{session}\""))
+        .flows("idle_timeout = \"1s\"")
+        .health("type = \"tcp\"")
+        .health("interval = \"100ms\"")
+        .health("down_interval = \"50ms\"")
+        .health("rise = 1")
+        .health("fall = 1");
     let mut proxy = Proxy::start(&config);
     let questions = proxy.folder().join("questions");
     let names: String = (0..BLOCK).map(|n| format!("host-{n}.test A\n")).collect();
@@ -216,6 +214,20 @@ fn dns(case: &str, session: &str) {
     servers[working].wait_served();
     let found = load.stop();
     assert!(found.lost <= LOST_AT_MOST, "{found:?}");
+
+    // Once it is known to be down, it costs nothing.
+    let mark = proxy.log.mark();
+    servers[1].crash();
+    proxy.log.wait(mark, "that it is down again", |line| {
+        line.contains("backend \"pool/b\" is down").then_some(())
+    });
+    let found = Load::start(
+        proxy.front(),
+        &questions,
+        &[pace.as_slice(), &blocks(5)].concat(),
+    )
+    .end();
+    assert_eq!((found.completed, found.lost), (5 * BLOCK, 0));
     proxy.finish();
 }
 

@@ -119,6 +119,17 @@ fn udp_12_the_words_of_a_firewall_on_the_way_are_a_refusal() {
                 .filter(|line| !line.is_empty())
                 .for_each(run);
         });
+        // The kernel takes a while to find that a link is up.
+        let (near, far) = (socket_at("[fd12::1]:0".parse().unwrap()), || {
+            socket_at("[fd12::2]:0".parse().unwrap())
+        });
+        let far = host.run(far);
+        far.set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
+        until("the link is up", || {
+            let sent = near.send_to(b"anybody?", far.local_addr().unwrap());
+            sent.is_ok() && uninterrupted(|| far.recv(&mut [0; 16])).is_ok()
+        });
         let forbidden: SocketAddr = "[fd12::2]:9000".parse().unwrap();
         let alive = Echo::start(b'b', Family::V6.any());
         let config = Config::udp(Axis::PLAIN, &[forbidden, alive.address])
@@ -436,8 +447,11 @@ fn udp_31_without_a_port_left_live_flows_go_on() {
         let backends = [41_000, 41_001, 41_002]
             .map(|port| Echo::start(b'a', (Ipv4Addr::LOCALHOST, port).into()));
         let addresses = backends.each_ref().map(|backend| backend.address);
-        let config = Config::udp(Axis::PLAIN, &addresses);
-        let mut proxy = Proxy::start(&config.listener("bind = \"127.0.0.1:39000\""));
+        // No flow ends while this goes on.
+        let config = Config::udp(Axis::PLAIN, &addresses)
+            .listener("bind = \"127.0.0.1:39000\"")
+            .flows("idle_timeout = \"1m\"");
+        let mut proxy = Proxy::start(&config);
         proxy.expect("no socket for a flow: Resource temporarily unavailable");
         let at = |port: u16| {
             let client = socket_at((Ipv4Addr::LOCALHOST, port).into());
@@ -450,6 +464,8 @@ fn udp_31_without_a_port_left_live_flows_go_on() {
             at(30_001 + nth).send(b"another").unwrap();
             assert_eq!(ask(&live, b"live"), b"alive");
         }
+        // That ends all of them.
+        proxy.reload(&config.flows("session = \"oneway\"")).unwrap();
         let totals = proxy.finish();
         assert_eq!(
             totals.front("accepted") + totals.front("dropped local:"),
