@@ -124,7 +124,7 @@ struct Entry {
     /// Connections open now.
     open: u32,
     /// When it may do everything again that its pace allows, in nanoseconds: each connection puts
-    /// that off by an interval.
+    /// that off by an interval. 0 without a pace.
     free: u64,
 }
 
@@ -139,7 +139,8 @@ impl Group {
                 self.0.push(Entry {
                     source,
                     open: 0,
-                    free: 0,
+                    // Full, and no more: who is forgotten when full gains nothing by it.
+                    free: limits.pace.map_or(0, |_| now),
                 });
                 self.0.len() - 1
             }
@@ -315,6 +316,21 @@ mod tests {
         let later = Tick::from_ms(60_000);
         group.enter(Source::V4(9), &limits, later).unwrap();
         assert_eq!(group.0.len(), 2, "{group:?}");
+    }
+
+    #[test]
+    fn a_source_that_was_forgotten_has_earned_no_more_than_one_that_was_not() {
+        let limits = pace("1/s");
+        for others in [0, 1] {
+            let mut group = Group::default();
+            let mut enter = |who, at| group.enter(Source::V4(who), &limits, Tick::from_ms(at));
+            enter(0, 0).unwrap();
+            for other in 1..=others {
+                enter(other, 1_000).unwrap();
+            }
+            enter(0, 1_000).unwrap();
+            assert_eq!(enter(0, 1_001), Err(Reached::Pace), "{others} others");
+        }
     }
 
     proptest! {
