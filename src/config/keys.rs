@@ -116,8 +116,16 @@ impl Section {
 }
 
 /// Every section, in the order of the reference.
-pub(super) const SECTIONS: [&Section; 7] =
-    [&ROOT, &GLOBAL, &LISTENER, &POOL, &HEALTH, &UDP, &BACKEND];
+pub(super) const SECTIONS: [&Section; 8] = [
+    &ROOT,
+    &GLOBAL,
+    &ACCESS_LOG,
+    &LISTENER,
+    &POOL,
+    &HEALTH,
+    &UDP,
+    &BACKEND,
+];
 
 pub(super) const ROOT: Section = Section {
     header: "the top level",
@@ -212,7 +220,18 @@ pub(super) const GLOBAL: Section = Section {
             "Let probes of type exec run programs; without it no process is ever started"),
         later("admin_socket", EMPTY),
         later("http", EMPTY),
-        later("access_log", &[]),
+        row("access_log", Takes::Table, Default::Told("none"), "A line for each session that ends"),
+    ],
+};
+
+#[rustfmt::skip]
+pub(super) const ACCESS_LOG: Section = Section {
+    header: "[global.access_log]",
+    rows: &[
+        row("path", Takes::Form("\"-\" or an absolute path"), text(""),
+            "Where a line goes for each session and flow that ends, if it began while this was set: - = \
+            standard output; a file is appended to, and opened anew at SIGUSR1; empty = nowhere"),
+        row("format", word(&["text", "json"], &[]), text("text"), "What a line looks like"),
     ],
 };
 

@@ -4,6 +4,7 @@
 mod health;
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use toml::de::DeTable;
@@ -13,7 +14,10 @@ pub(super) use self::health::{Health, HealthKind, step_of};
 use super::address;
 use super::error::{Problems, Wrong};
 use super::keys::{self, Takes, quoted};
-use super::plan::{Address, Bind, Global, OnDown, Refuse, SendProxy, Source, Splice, Udp};
+use super::plan::{
+    AccessLog, Address, Bind, Global, LogFormat, OnDown, Output, Refuse, SendProxy, Source, Splice,
+    Udp,
+};
 use super::reader::{Reader, Written, match_word, not_yet};
 use super::units::{self, MIN_DURATION};
 use crate::lb::admission::access::Prefix;
@@ -89,7 +93,7 @@ impl Model {
         let root = Reader::new(&keys::ROOT, root, 0, problems);
         let of_process = root.table("global", &keys::GLOBAL);
         Self {
-            global: global(&of_process),
+            global: global(&of_process, problems),
             exec_probes: of_process.flag("exec_probes"),
             listeners: root
                 .tables("listener", &keys::LISTENER)
@@ -103,7 +107,7 @@ impl Model {
     }
 }
 
-fn global(reader: &Reader<'_>) -> Global {
+fn global(reader: &Reader<'_>, problems: &Problems) -> Global {
     let account = |key| {
         let read = |text: &str| {
             if text.is_empty() {
@@ -125,7 +129,34 @@ fn global(reader: &Reader<'_>) -> Global {
             "off" => Splice::Off,
             _ => Splice::Auto,
         },
+        access_log: access_log(&reader.table("access_log", &keys::ACCESS_LOG), problems),
     }
+}
+
+fn access_log(reader: &Reader<'_>, problems: &Problems) -> Option<AccessLog> {
+    let output = |text: &str| match text {
+        "" => Ok(None),
+        "-" => Ok(Some(Output::Stdout)),
+        path if Path::new(path).is_absolute() && !path.contains(char::is_control) => {
+            Ok(Some(Output::File(path.into())))
+        }
+        other => Err(Wrong::new(
+            format!("{} is no absolute path", quoted(other)),
+            "write \"-\" or an absolute path",
+        )),
+    };
+    let written = reader.word("format");
+    let format = match written.value {
+        "json" => LogFormat::Json,
+        _ => LogFormat::Text,
+    };
+    let path = reader.parsed("path", output)?;
+    if written.given && reader.place("path") == reader.at() {
+        let cure = "write path = \"-\" or an absolute path";
+        problems.value(written.at, Wrong::new("`format` without `path`", cure));
+    }
+    let output = path.value?;
+    Some(AccessLog { output, format })
 }
 
 fn listener(reader: &Reader<'_>) -> Listener {

@@ -2,6 +2,7 @@
 
 mod probe;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,6 +42,44 @@ pub struct Global {
     pub group: Option<String>,
     /// When sessions move bytes by splice.
     pub splice: Splice,
+    /// Where a line goes for each session and flow that ends; `None` = nowhere.
+    pub access_log: Option<AccessLog>,
+}
+
+/// The access log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// Where its lines go.
+    pub output: Output,
+    /// What a line looks like.
+    pub format: LogFormat,
+}
+
+/// Where lines go. Displayed as the file writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Standard output.
+    Stdout,
+    /// A file, which is appended to.
+    File(PathBuf),
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("-"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// What a line of the access log looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Words and `name=value`.
+    Text,
+    /// A JSON object.
+    Json,
 }
 
 /// When a direction moves its bytes by splice rather than by copy.

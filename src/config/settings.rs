@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::diff::Setting;
 use super::plan::{
-    Backend, Global, Listener, OnDown, Pool, Refuse, SendProxy, Source, Splice, Udp,
+    Backend, Global, Listener, LogFormat, OnDown, Pool, Refuse, SendProxy, Source, Splice, Udp,
 };
 use super::units::show;
 use crate::lb::admission::source::Limits;
@@ -53,6 +53,7 @@ pub(super) fn global(old: &Global, new: &Global) -> Vec<Setting> {
         user,
         group,
         splice,
+        access_log,
     } = old;
     let mut found = Differing::default();
     found.compare("workers", workers, &new.workers, number_or_auto);
@@ -67,6 +68,10 @@ pub(super) fn global(old: &Global, new: &Global) -> Vec<Setting> {
     found.compare("group", group, &new.group, text_or_empty);
     found.compare("splice", splice, &new.splice, |splice| {
         splice_word(*splice).to_owned()
+    });
+    found.compare("access_log", access_log, &new.access_log, |log| match log {
+        None => "none".to_owned(),
+        Some(log) => format!("{} ({})", log.output, log_format_word(log.format)),
     });
     found.0
 }
@@ -250,6 +255,13 @@ fn splice_word(splice: Splice) -> &'static str {
         Splice::Auto => "auto",
         Splice::Always => "always",
         Splice::Off => "off",
+    }
+}
+
+fn log_format_word(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
     }
 }
 

@@ -38,6 +38,7 @@ fn defaults_are_those_of_the_contract() {
     let seconds = Duration::from_secs;
     let expected = Plan {
         global: Global {
+            access_log: None,
             workers: None,
             max_connections: None,
             drain_timeout: seconds(300),

@@ -10,6 +10,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 pub enum Request {
     /// Read the configuration again and put it in force.
     Reload,
+    /// Open the files of logs anew: the old ones have other names now.
+    Reopen,
     /// Let the sessions end, then stop. Asked again: stop now.
     Drain,
     /// Stop now.

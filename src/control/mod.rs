@@ -1,5 +1,7 @@
 //! Floor 3: slow work on a current-thread tokio runtime. It may wait and allocate.
 
+mod access_log;
+mod capacity;
 pub mod handle;
 pub mod loader;
 mod prober;

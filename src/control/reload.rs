@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::loader::Loaded;
 use crate::config::plan::{self, Health};
 use crate::data::mailbox::{
-    Active, Barred, Dropped, Listener, ListenerCounters, Pool, Route, SocketId,
+    AccessLog, Active, Barred, Dropped, Listener, ListenerCounters, Pool, Route, SocketId,
 };
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Member};
@@ -56,10 +56,11 @@ impl Registry {
         plan: &plan::Plan,
         pools: &[Arc<Pool>],
         ids: &[Vec<SocketId>],
+        access_log: Option<AccessLog>,
     ) -> Active {
         let mut routes = Vec::new();
         for (listener, ids) in plan.listeners.iter().zip(ids) {
-            let counters = Arc::clone(self.listeners.entry(listener.name.clone()).or_default());
+            let counters = self.listener(&listener.name);
             let pool = pools.iter().find(|pool| pool.plan.name == listener.pool);
             let pool = pool.expect("the plan was checked: its listeners' pools exist");
             let runtime = Arc::new(Listener::new(Arc::clone(listener), counters));
@@ -69,7 +70,11 @@ impl Registry {
                 pool: Arc::clone(pool),
             }));
         }
-        Active { generation, routes }
+        Active {
+            generation,
+            routes,
+            access_log,
+        }
     }
 
     /// Makes `pools` the ones a later plan is compared with, sets the health of backends that are
@@ -135,6 +140,11 @@ impl Registry {
         for (identity, state) in backends {
             log_backend(identity, state);
         }
+    }
+
+    fn listener(&mut self, name: &str) -> Arc<ListenerCounters> {
+        let entry = self.listeners.entry(name.to_owned());
+        Arc::clone(entry.or_insert_with(|| Arc::new(ListenerCounters::new(name))))
     }
 
     fn member(&mut self, pool: &plan::Pool, backend: &plan::Backend) -> Member {

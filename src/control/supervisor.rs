@@ -12,6 +12,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 
+use super::access_log::Writer;
+use super::capacity::{max_connections, spend};
 use super::handle::{Event, Request, Requests};
 use super::loader::{LoadError, Loaded, Source, load};
 use super::prober::Probers;
@@ -20,10 +22,9 @@ use super::sockets::Sockets;
 use super::sources;
 use crate::config::diff::{Change, diff, summary};
 use crate::config::plan::Plan;
-use crate::data::PIPES_PER_WORKER;
 use crate::data::mailbox::{Command, Mailbox, Report, Reports, Shared};
 use crate::data::worker::{self, Handle};
-use crate::lb::admission::budget::{Budget, Means, budget};
+use crate::lb::admission::budget::Budget;
 use crate::sys::socket::Listening;
 
 /// Told of what happens; must not block.
@@ -95,6 +96,7 @@ struct Supervisor {
     sockets: Sockets,
     probers: Probers,
     budget: Budget,
+    access_log: Option<Arc<Writer>>,
     shared: Arc<Shared>,
     workers: Vec<Handle>,
     reports: UnboundedReceiver<Report>,
@@ -148,6 +150,7 @@ impl Supervisor {
             sockets,
             probers: Probers::new(budget.probes, Arc::new(mailboxes), settings.seed),
             budget,
+            access_log: None,
             shared,
             workers,
             reports,
@@ -155,7 +158,10 @@ impl Supervisor {
             alive_every: settings.alive_every,
             turns_seen: vec![0; count],
         };
-        supervisor.install(loaded, opened, tasks).await?;
+        let access_log = supervisor.writer(&loaded.plan)?;
+        supervisor
+            .install(loaded, opened, access_log, tasks)
+            .await?;
         log::info!("serving: generation {} in force", supervisor.generation);
         (supervisor.observer)(Event::Ready);
         Ok(supervisor)
@@ -174,6 +180,7 @@ impl Supervisor {
                 request = requests.next() => match (request, &drain) {
                     (Request::Reload, None) => self.ask_for_reload(&mut loading),
                     (Request::Reload, Some(_)) => log::warn!("reload refused: the process stops"),
+                    (Request::Reopen, _) => self.reopen(),
                     (Request::Drain, None) => {
                         if loading.take().is_some() {
                             log::warn!("reload given up: the process stops");
@@ -205,6 +212,13 @@ impl Supervisor {
             }
         }
         self.stop(drain.is_none());
+    }
+
+    fn reopen(&self) {
+        match &self.access_log {
+            Some(writer) => writer.reopen(),
+            None => log::debug!("SIGUSR1: there is no access log"),
+        }
     }
 
     /// Loads the configuration again, unless that is under way: then once more after it.
@@ -267,11 +281,12 @@ impl Supervisor {
         }
         let max = max_connections(&loaded.plan, &self.budget)?;
         sources::check(&loaded).map_err(Failure)?;
+        let access_log = self.writer(&loaded.plan)?;
         let opened = self
             .sockets
             .open(&loaded.plan)
             .map_err(|error| Failure(error.to_string()))?;
-        self.install(loaded, opened, tasks).await?;
+        self.install(loaded, opened, access_log, tasks).await?;
         self.shared.max_connections.store(max, Relaxed);
         for change in &changes {
             log::debug!("reload: {change}");
@@ -285,14 +300,16 @@ impl Supervisor {
         &mut self,
         loaded: Loaded,
         opened: super::sockets::Opened,
+        access_log: Option<Arc<Writer>>,
         tasks: &LocalSet,
     ) -> Result<(), Failure> {
         let (registry, loaded, pools) = build(std::mem::take(&mut self.registry), loaded).await?;
         self.registry = registry;
         self.generation += 1;
+        let log = access_log.as_ref().map(|writer| writer.log());
         let active = self
             .registry
-            .active(self.generation, &loaded.plan, &pools, &opened.ids);
+            .active(self.generation, &loaded.plan, &pools, &opened.ids, log);
         let active = Arc::new(active);
         let news = opened.news.clone();
         let sockets = self.sockets.commit(opened);
@@ -320,7 +337,26 @@ impl Supervisor {
         self.registry.commit(&loaded.plan, &pools);
         self.probers.follow(&pools, &loaded.trust, tasks);
         self.plan = loaded.plan;
+        self.access_log = access_log;
         Ok(())
+    }
+
+    /// What writes the access log that `plan` asks for; the one at work, if it does.
+    fn writer(&self, plan: &Plan) -> Result<Option<Arc<Writer>>, Failure> {
+        let Some(wanted) = &plan.global.access_log else {
+            return Ok(None);
+        };
+        let at_work = self.access_log.clone();
+        if let Some(writer) = at_work.filter(|writer| writer.is_of(wanted)) {
+            return Ok(Some(writer));
+        }
+        match Writer::start(wanted.clone(), self.shared.epoch) {
+            Ok(writer) => Ok(Some(Arc::new(writer))),
+            Err(error) => Err(Failure(format!(
+                "global.access_log: cannot open {}: {error}",
+                wanted.output
+            ))),
+        }
     }
 
     fn drain(&self) -> Drain {
@@ -351,6 +387,9 @@ impl Supervisor {
             if !stopped {
                 log::error!("a worker had ended before it was stopped");
             }
+        }
+        if let Some(writer) = self.access_log.take().and_then(Arc::into_inner) {
+            writer.finish();
         }
         self.registry.log_totals();
         log::info!("stopped");
@@ -435,40 +474,6 @@ async fn build(
     })
     .await
     .map_err(|error| Failure(format!("tables cannot be built: {error}")))
-}
-
-fn spend(descriptors: u64, workers: usize, plan: &Plan) -> Result<Budget, Failure> {
-    let addresses: usize = plan
-        .listeners
-        .iter()
-        .map(|listener| listener.bind.len())
-        .sum();
-    let means = Means {
-        descriptors,
-        workers: workers as u64,
-        sockets: (addresses * workers) as u64,
-        pipes_max: PIPES_PER_WORKER,
-    };
-    budget(&means).ok_or_else(|| {
-        Failure(format!(
-            "{descriptors} descriptors carry no session beside {workers} workers and {addresses} \
-             addresses; raise RLIMIT_NOFILE (LimitNOFILE=)"
-        ))
-    })
-}
-
-/// The sessions and flows that the plan allows, 0 = as many as the descriptors do. Sessions must be
-/// within the budget; some flows take no descriptor.
-fn max_connections(plan: &Plan, budget: &Budget) -> Result<u32, Failure> {
-    let has_sessions = || plan.listeners.iter().any(|listener| !listener.is_udp());
-    match plan.global.max_connections {
-        None => Ok(0),
-        Some(wanted) if wanted <= budget.sessions() || !has_sessions() => Ok(wanted),
-        Some(wanted) => Err(Failure(format!(
-            "global.max_connections: {wanted} is more than RLIMIT_NOFILE carries ({budget}); lower \
-             it or raise the limit"
-        ))),
-    }
 }
 
 /// All changes, named as long as they are few.

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use log::Level;
 
+use super::access_log::{Ending, History};
 use super::mailbox::{Active, Barred, Reports};
 use super::pipes::Pipes;
 use crate::lb::log_rate::{Admit, LogRate};
 use crate::lb::rng::Rng;
 use crate::lb::time::Tick;
+use crate::lb::traffic::cause::Cause;
 use crate::lb::traffic::deadline::Wheel;
 use crate::lb::traffic::relay::{COPY_BYTES_MAX, Carriage};
 
@@ -50,6 +52,15 @@ impl Kit {
             carriage,
             drain: None,
             notices: Notices::default(),
+        }
+    }
+}
+
+impl Kit {
+    /// Tells the access log, if there is one, of a session or a flow that is over.
+    pub(super) fn log_end(&self, history: &History, cause: Cause, ending: Ending<'_>) {
+        if let Some(log) = &self.active.access_log {
+            log.write(history.record(self.now, cause, ending));
         }
     }
 }

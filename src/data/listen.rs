@@ -162,6 +162,7 @@ impl Listener {
                     client,
                     pool,
                     admission,
+                    since: now,
                 }))
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Accept::Empty,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 
+pub use super::access_log::{AccessLog, Protocol, Record};
 pub use super::entry::Barred;
 use super::entry::Sources;
 use crate::config::plan;
@@ -29,6 +30,8 @@ pub struct Active {
     pub generation: u64,
     /// What each listening socket does now.
     pub routes: Vec<Route>,
+    /// Where those who end are told of; `None` = nowhere.
+    pub access_log: Option<AccessLog>,
 }
 
 impl Active {
@@ -91,6 +94,8 @@ impl Listener {
 /// What a listener counts since the start.
 #[derive(Debug, Default)]
 pub struct ListenerCounters {
+    /// Its name.
+    pub name: String,
     /// Sessions open now.
     pub open: AtomicU32,
     /// Connections accepted.
@@ -181,6 +186,14 @@ impl From<Barred> for Dropped {
 }
 
 impl ListenerCounters {
+    /// A listener of this name has not counted anything yet.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// Counts datagrams that went nowhere.
     pub fn drop_datagrams(&self, reason: Dropped, count: u32) {
         self.dropped[reason as usize].fetch_add(u64::from(count), Relaxed);

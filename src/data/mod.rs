@@ -1,8 +1,11 @@
 //! Floor 2: the packet path. One thread per worker, which owns everything it touches.
 
+mod access_log;
 mod carry;
 mod dial;
 mod entry;
+mod fate;
+mod flush;
 mod kit;
 mod listen;
 pub mod mailbox;

@@ -7,6 +7,7 @@ use super::mailbox::Pool;
 use super::stream::Stream;
 use crate::config::plan::Refuse;
 use crate::lb::balance::pick::Refusal;
+use crate::lb::traffic::cause::{By, Cause, State};
 
 /// Why a client gets no backend.
 #[derive(Debug)]
@@ -17,6 +18,18 @@ pub(super) enum Refused {
     Unreachable(usize),
     /// We lack something ourselves: descriptors, memory, ports.
     Local(io::Error),
+}
+
+impl Refused {
+    /// What the access log says of it.
+    pub(super) const fn cause(&self) -> Cause {
+        let by = match self {
+            Self::Balancer(_) => By::Evenkeel,
+            Self::Unreachable(_) => By::Backend,
+            Self::Local(_) => By::Kernel,
+        };
+        Cause::new(by, State::Connecting)
+    }
 }
 
 /// Tells the log why a client is refused, and makes the coming close say it to the client.

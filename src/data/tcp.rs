@@ -11,8 +11,11 @@ use std::time::Duration;
 
 use mio::Registry;
 
+use super::access_log::{Ending, History, Protocol};
 use super::carry::{Carried, Direction};
 use super::dial::{Leg, dial, on_connect_failed};
+use super::fate::{Cut, End, Fate};
+use super::flush::Flush;
 use super::kit::Kit;
 use super::listen::Admission;
 use super::mailbox::Pool;
@@ -38,6 +41,8 @@ pub(super) struct Session {
     pool: Arc<Pool>,
     admission: Admission,
     last_activity: Tick,
+    /// For the access log, if there is one.
+    history: Option<Box<History>>,
     /// It is on the ready list.
     pub(super) is_queued: bool,
     is_half_closed: bool,
@@ -60,47 +65,14 @@ struct Attempts {
     since: Tick,
 }
 
-#[derive(Debug)]
-struct Flush {
-    side: Side,
-    unacknowledged: u32,
-    /// When that count last fell.
-    progress: Tick,
-    /// How long the next look waits: doubles, because nothing wakes us.
-    wait: Duration,
-    next: Tick,
-}
-
-/// What the worker does with a session after an event.
-#[derive(Debug)]
-pub(super) enum Fate {
-    /// It waits for its next event.
-    Wait,
-    /// Its turn was cut short.
-    Ready,
-    /// It is over.
-    End(End),
-}
-
-/// How a session ends.
-#[derive(Debug)]
-pub(super) enum End {
-    /// Both sides finished.
-    Close,
-    /// A side was reset, and so is the other.
-    Reset,
-    /// It was cut by us; the reason is logged.
-    Cut(&'static str),
-    /// There is no backend for it.
-    Refuse(Refused),
-}
-
 /// Who a session is for and where it goes.
 pub(super) struct Request {
     pub(super) stream: Stream,
     pub(super) client: Client,
     pub(super) pool: Arc<Pool>,
     pub(super) admission: Admission,
+    /// When it was accepted.
+    pub(super) since: Tick,
 }
 
 impl Session {
@@ -111,13 +83,22 @@ impl Session {
             client,
             pool,
             admission,
+            since,
         } = request;
+        let is_logged = kit.active.access_log.is_some();
+        let address = matches!(stream, Stream::Tcp(_)).then_some(client.source);
+        let mut history = is_logged.then(|| History::new(Protocol::Tcp, address, since, kit.now));
         let mut tried = Vec::new();
         let leg = match dial(&pool, &client, &mut tried, kit) {
             Ok(leg) => leg,
             Err(refused) => {
                 admission.on_refused();
                 refuse(&stream, &pool, &refused, kit);
+                if let Some(history) = &mut history {
+                    history.on_attempts(tried.len());
+                    let ending = Ending::without_backend(admission.listener(), &pool);
+                    kit.log_end(history, refused.cause(), ending);
+                }
                 return None;
             }
         };
@@ -134,6 +115,7 @@ impl Session {
             pool,
             admission,
             last_activity: kit.now,
+            history,
             is_queued: false,
             is_half_closed: false,
         })
@@ -169,7 +151,7 @@ impl Session {
             (Phase::Connecting(_), Side::Client) => {
                 self.relay.on_ready(side, ready);
                 if ready.failed {
-                    Fate::End(End::Reset)
+                    Fate::End(End::Reset(side))
                 } else {
                     Fate::Wait
                 }
@@ -178,10 +160,10 @@ impl Session {
                 self.relay.on_ready(side, ready);
                 self.run(key, kit)
             }
-            (Phase::Flushing(_), _) => {
+            (Phase::Flushing(flush), _) => {
                 self.relay.on_ready(side, ready);
                 match self.relay.verdict() {
-                    Verdict::Drop => Fate::End(End::Reset),
+                    Verdict::Drop => Fate::End(End::Reset(flush.side.other())),
                     _ => Fate::Wait,
                 }
             }
@@ -215,6 +197,9 @@ impl Session {
         if carried.moved {
             self.last_activity = kit.now;
         }
+        if let Some(history) = &mut self.history {
+            history.observe(&self.relay, kit.now);
+        }
         match self.relay.verdict() {
             Verdict::Run => {
                 if !self.is_half_closed && self.relay.is_half_closed() {
@@ -229,7 +214,7 @@ impl Session {
                 }
             }
             Verdict::Close => Fate::End(End::Close),
-            Verdict::Drop => Fate::End(End::Reset),
+            Verdict::Drop => Fate::End(End::Reset(Side::Client)),
             Verdict::Reset(side) => self.flush(key, side, kit),
         }
     }
@@ -246,7 +231,7 @@ impl Session {
             return Fate::Wait;
         }
         if kit.drain.is_some_and(|drain| drain.until <= kit.heard) {
-            return Fate::End(End::Cut("the drain time is over"));
+            return Fate::End(End::Cut(Cut::DrainOver));
         }
         let silence = kit.heard.since(self.last_activity);
         match &self.phase {
@@ -259,13 +244,13 @@ impl Session {
             Phase::Flushing(flush) if flush.next <= kit.heard => self.look_at_flush(key, kit),
             Phase::Relaying if silence >= self.patience() => {
                 Fate::End(End::Cut(if self.is_half_closed {
-                    "half closed for too long"
+                    Cut::HalfClosed
                 } else {
-                    "idle"
+                    Cut::Idle
                 }))
             }
             Phase::Connecting(_) | Phase::Flushing(_) | Phase::Relaying => {
-                Fate::End(End::Cut("idle while draining"))
+                Fate::End(End::Cut(Cut::IdleInDrain))
             }
         }
     }
@@ -285,12 +270,13 @@ impl Session {
     pub(super) fn on_cut(&mut self, key: SessionKey, registry: &Registry, kit: &mut Kit) -> Fate {
         match self.phase {
             Phase::Connecting(_) => self.try_another(key, registry, kit),
-            Phase::Relaying | Phase::Flushing(_) => Fate::End(End::Cut("its backend is down")),
+            Phase::Relaying | Phase::Flushing(_) => Fate::End(End::Cut(Cut::BackendDown)),
         }
     }
 
     /// Ends it: counts, releases what it holds and closes its sockets as `end` says.
-    pub(super) fn end(self, end: &End, kit: &mut Kit) {
+    pub(super) fn end(mut self, end: &End, kit: &mut Kit) {
+        self.log_end(end, kit);
         let backend = self.leg.lease.backend();
         backend
             .bytes_to_backend
@@ -304,12 +290,13 @@ impl Session {
                 self.admission.on_refused();
                 refuse(&self.client, &self.pool, refused, kit);
             }
-            End::Reset | End::Cut(_) => {
+            End::Reset(_) | End::Cut(_) => {
                 if let End::Cut(reason) = end {
                     log::debug!(
-                        "session on \"{}/{}\" reset: {reason}",
+                        "session on \"{}/{}\" reset: {}",
                         backend.pool(),
-                        backend.name()
+                        backend.name(),
+                        reason.describe()
                     );
                 }
                 self.client.reset_on_close();
@@ -317,6 +304,22 @@ impl Session {
             }
         }
         release(self.parked, &mut kit.pipes);
+    }
+
+    /// Tells the access log.
+    fn log_end(&mut self, end: &End, kit: &Kit) {
+        let Some(mut history) = self.history.take() else {
+            return;
+        };
+        let mut ending = Ending::without_backend(self.admission.listener(), &self.pool);
+        if !matches!(end, End::Refuse(_)) {
+            ending.backend = Some(self.leg.lease.backend());
+            ending.bytes = Side::BOTH.map(|side| self.relay.sent(side));
+        }
+        if let Phase::Connecting(attempts) = &self.phase {
+            history.on_attempts(attempts.tried.len() + usize::from(ending.backend.is_some()));
+        }
+        kit.log_end(&history, end.cause(history.progress()), ending);
     }
 
     fn on_connect(
@@ -339,7 +342,12 @@ impl Session {
             return Fate::Wait;
         }
         self.leg.lease.backend().sessions.fetch_add(1, Relaxed);
-        if let Phase::Connecting(attempts) = std::mem::replace(&mut self.phase, Phase::Relaying)
+        let phase = std::mem::replace(&mut self.phase, Phase::Relaying);
+        if let (Phase::Connecting(attempts), Some(history)) = (&phase, &mut self.history) {
+            history.on_attempts(attempts.tried.len() + 1);
+            history.on_connected(kit.now);
+        }
+        if let Phase::Connecting(attempts) = phase
             && let client = matches!(self.client, Stream::Tcp(_)).then_some(&attempts.client)
             && let Some(header) = self.pool.introduction(Transport::Stream, client)
         {
@@ -405,19 +413,11 @@ impl Session {
     fn flush(&mut self, key: SessionKey, side: Side, kit: &mut Kit) -> Fate {
         let unacknowledged = self.socket(side).unacknowledged();
         if unacknowledged == 0 {
-            return Fate::End(End::Reset);
+            return Fate::End(End::Reset(side.other()));
         }
         release(std::mem::take(&mut self.parked), &mut kit.pipes);
-        let next = kit.now.after(FLUSH_WAIT_MIN);
-        let wait = FLUSH_WAIT_MIN;
-        let progress = kit.now;
-        self.phase = Phase::Flushing(Box::new(Flush {
-            side,
-            unacknowledged,
-            progress,
-            wait,
-            next,
-        }));
+        let flush = Flush::new(side, unacknowledged, kit.now);
+        self.phase = Phase::Flushing(Box::new(flush));
         self.arm(key, kit);
         Fate::Wait
     }
@@ -433,18 +433,11 @@ impl Session {
         };
         let left = socket.unacknowledged();
         if left == 0 {
-            return Fate::End(End::Reset);
+            return Fate::End(End::Reset(flush.side.other()));
         }
-        if left < flush.unacknowledged {
-            flush.unacknowledged = left;
-            flush.progress = kit.now;
-            flush.wait = FLUSH_WAIT_MIN;
-        } else if kit.now.since(flush.progress) >= patience {
-            return Fate::End(End::Cut("the last bytes before a reset are not taken"));
-        } else {
-            flush.wait = (flush.wait * 2).min(FLUSH_WAIT_MAX);
+        if !flush.look(left, patience, kit.now) {
+            return Fate::End(End::Cut(Cut::NotTaken));
         }
-        flush.next = kit.now.after(flush.wait);
         self.arm(key, kit);
         Fate::Wait
     }
@@ -484,11 +477,6 @@ fn release(parked: [Option<Box<Parked>>; 2], pipes: &mut Pipes) {
         pipes.release(one);
     }
 }
-
-/// Between looks at what a peer kernel has acknowledged, at first …
-const FLUSH_WAIT_MIN: Duration = Duration::from_millis(10);
-/// … and at last: a client that takes nothing for long is not worth a look every tick.
-const FLUSH_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// A session silent for so long when its turn comes counts as idle while draining.
 const IDLE_BEFORE_CUT: Duration = Duration::from_secs(1);

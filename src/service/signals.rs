@@ -29,7 +29,7 @@ impl Caught {
                         SIGHUP => handle.post(Request::Reload),
                         SIGTERM => handle.post(Request::Drain),
                         SIGINT => handle.post(Request::Stop),
-                        SIGUSR1 => log::debug!("SIGUSR1: no log file is open"),
+                        SIGUSR1 => handle.post(Request::Reopen),
                         SIGUSR2 => log::warn!("SIGUSR2: upgrade is not supported yet"),
                         _ => {}
                     }

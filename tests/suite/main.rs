@@ -18,6 +18,7 @@
 
 mod harness;
 
+mod access_log;
 mod admission;
 mod balancing;
 mod cases;

@@ -15,6 +15,7 @@ use crate::data::kit::Kit;
 use crate::data::mailbox::{Dropped, Route, Shared, SocketId};
 use crate::data::token::{Subject, flow_deadline_id, flow_of};
 use crate::lb::time::Tick;
+use crate::lb::traffic::cause::{By, Cause, State};
 use crate::lb::traffic::deadline::Wheel;
 use crate::lb::traffic::flow::{self, After, FlowKey, Table, Verdict};
 use crate::sys::batch::{Batch, MAX_DATAGRAM, Received, Sent, Train};
@@ -87,7 +88,7 @@ impl Flows {
             } else {
                 self.gates[place] = None;
             }
-            self.end_all(|flow| flow.route().listener() as usize == place);
+            self.end_all(kit, |flow| flow.route().listener() as usize == place);
         }
     }
 
@@ -184,7 +185,7 @@ impl Flows {
                 // The network has refused what was sent before: this goes elsewhere if it can.
                 Outcome::Refused if attempt == 0 => self.keep_or_move(place, key, registry, kit),
                 // Refused again at once: it may be this host that does.
-                Outcome::Refused => self.reconnect(place, key, registry)?,
+                Outcome::Refused => self.reconnect(place, key, registry, kit)?,
             }
         }
         Err(Dropped::Local)
@@ -221,7 +222,7 @@ impl Flows {
         })?;
         let rules = gate.rules();
         let key = (self.table).insert(kit.now, *route, rules, train.count(), leg);
-        self.watch(key, registry)?;
+        self.watch(key, registry, kit)?;
         Ok(key)
     }
 
@@ -240,27 +241,33 @@ impl Flows {
             return;
         }
         flow.restart(kit.now, gate.rules());
-        if self.watch(key, registry).is_err() {
+        if self.watch(key, registry, kit).is_err() {
             log::debug!("a flow has ended: its new socket cannot be watched");
         }
     }
 
-    fn reconnect(&mut self, place: u32, key: FlowKey, registry: &Registry) -> Result<(), Dropped> {
+    fn reconnect(
+        &mut self,
+        place: u32,
+        key: FlowKey,
+        registry: &Registry,
+        kit: &Kit,
+    ) -> Result<(), Dropped> {
         let slot = self.gates.get(place as usize);
         let gate = slot.and_then(Option::as_ref).ok_or(Dropped::Local)?;
         let flow = self.table.get_mut(key).ok_or(Dropped::Local)?;
         let route = *flow.route();
         let done = gate.reconnect(&mut flow.shell, &route, &mut self.wires);
         done.map_err(|_| Dropped::Local)?;
-        self.watch(key, registry)
+        self.watch(key, registry, kit)
     }
 
     /// Registers the socket of a flow and sets its deadline; ends the flow if that fails.
-    fn watch(&mut self, key: FlowKey, registry: &Registry) -> Result<(), Dropped> {
+    fn watch(&mut self, key: FlowKey, registry: &Registry, kit: &Kit) -> Result<(), Dropped> {
         let flow = self.table.get_mut(key).ok_or(Dropped::Local)?;
         let token = Subject::Flow(key).token();
         if flow.shell.register(registry, token).is_err() {
-            self.end(key);
+            self.end(key, NO_SOCKET, kit);
             return Err(Dropped::Local);
         }
         self.arm(key);
@@ -295,7 +302,8 @@ impl Flows {
                 }
                 let rest = sent.err().map(|unsent| unsent.rest);
                 let bytes = rest.map_or(0, |rest| rest.bytes.len());
-                flow.shell.count_answer(received.train.bytes.len() - bytes);
+                flow.shell
+                    .count_answer(received.train.bytes.len() - bytes, kit.now);
                 if let Some(rest) = rest {
                     gate.count_drop(Dropped::Local, rest.count());
                 }
@@ -303,7 +311,7 @@ impl Flows {
             }
         }
         if after == After::Close {
-            self.end(key);
+            self.end(key, ANSWERED, kit);
         }
         after
     }
@@ -312,7 +320,7 @@ impl Flows {
     /// closing their sockets would keep everybody else waiting.
     pub(super) fn expire(&mut self, kit: &Kit) {
         if kit.drain.is_some_and(|drain| drain.until <= kit.heard) {
-            self.end_all(|_| true);
+            self.end_all(kit, |_| true);
         }
         if self.due.is_empty() {
             self.wheel.expire(kit.heard, &mut self.due);
@@ -325,7 +333,7 @@ impl Flows {
             }
             match self.table.on_deadline(kit.heard, key) {
                 After::Keep => self.arm(key),
-                After::Close => self.end(key),
+                After::Close => self.end(key, IDLE, kit),
             }
         }
     }
@@ -358,11 +366,11 @@ impl Flows {
     }
 
     /// Ends the flows that `which` names.
-    pub(super) fn end_all(&mut self, which: impl Fn(&flow::Flow<Leg>) -> bool) {
+    pub(super) fn end_all(&mut self, kit: &Kit, which: impl Fn(&flow::Flow<Leg>) -> bool) {
         let named = self.table.iter().filter(|(_, flow)| which(flow));
         let keys: Vec<_> = named.map(|(key, _)| key).collect();
         for key in keys {
-            self.end(key);
+            self.end(key, CUT, kit);
         }
     }
 
@@ -385,10 +393,10 @@ impl Flows {
         }
     }
 
-    fn end(&mut self, key: FlowKey) {
+    fn end(&mut self, key: FlowKey, cause: Cause, kit: &Kit) {
         self.wheel.disarm(flow_deadline_id(key));
         if let Some(flow) = self.table.remove(key) {
-            flow.shell.count_end();
+            flow.shell.end(cause, kit);
         }
     }
 
@@ -402,6 +410,15 @@ impl Flows {
         }
     }
 }
+
+/// Why flows end: nothing has come for too long …
+const IDLE: Cause = Cause::new(By::Evenkeel, State::Idle);
+/// … or the last answer has …
+const ANSWERED: Cause = Cause::new(By::Backend, State::Normal);
+/// … or the configuration or the state of the backend has no place for them, or the process stops …
+const CUT: Cause = Cause::new(By::Evenkeel, State::Data);
+/// … or this host cannot watch a socket more.
+const NO_SOCKET: Cause = Cause::new(By::Kernel, State::Data);
 
 /// How long no new flow is tried after this host had no socket for one. When it has no port left, the
 /// kernel takes a millisecond to find that out, which live flows would wait for each time.

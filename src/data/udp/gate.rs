@@ -12,6 +12,7 @@ use mio::{Interest, Registry, Token};
 
 use super::leg::{Leg, Wires, has_own_socket};
 use crate::config::plan::SendProxy;
+use crate::data::access_log::{History, Protocol};
 use crate::data::kit::Kit;
 use crate::data::listen::{Admission, Limit};
 use crate::data::mailbox::{Dropped, Pool, Route, Shared, SocketId};
@@ -241,7 +242,16 @@ impl Gate {
                 break;
             };
             match wires.wire(pool, picked.index, &client) {
-                Ok(wire) => return Ok(Leg::new(wire, picked, pool, admission)),
+                Ok(wire) => {
+                    let is_logged = kit.active.access_log.is_some();
+                    let history = is_logged.then(|| {
+                        let mut history =
+                            History::new(Protocol::Udp, Some(client.source), kit.now, kit.now);
+                        history.on_attempts(tried.len() + 1);
+                        history
+                    });
+                    return Ok(Leg::new(wire, picked, pool, admission, history));
+                }
                 Err(error) => {
                     let line =
                         format_args!("pool \"{}\": no socket for a flow: {error}", pool.plan.name);

@@ -15,12 +15,15 @@ use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 
 use crate::config::plan;
+use crate::data::access_log::{Ending, History};
 use crate::data::dial::on_connect_failed;
 use crate::data::kit::Kit;
 use crate::data::listen::Admission;
 use crate::data::mailbox::{Pool, Shared};
 use crate::lb::backend::{BackendState, Lease};
 use crate::lb::balance::pick::{Client, Member, Picked};
+use crate::lb::time::Tick;
+use crate::lb::traffic::cause::Cause;
 use crate::lb::traffic::flow::Answers;
 use crate::sys::batch::{self, Batch, Sent, Towards, Train, Unsent};
 use crate::sys::datagram;
@@ -39,7 +42,9 @@ pub(super) struct Leg {
     is_refused: bool,
     bytes_to_backend: u64,
     bytes_to_client: u64,
-    _admission: Admission,
+    admission: Admission,
+    /// For the access log, if there is one.
+    history: Option<Box<History>>,
 }
 
 /// A connected socket.
@@ -152,6 +157,7 @@ impl Leg {
         picked: Picked,
         pool: &Arc<Pool>,
         admission: Admission,
+        history: Option<Box<History>>,
     ) -> Self {
         picked.lease.backend().sessions.fetch_add(1, Relaxed);
         Self {
@@ -162,7 +168,8 @@ impl Leg {
             is_refused: false,
             bytes_to_backend: 0,
             bytes_to_client: 0,
-            _admission: admission,
+            admission,
+            history,
         }
     }
 
@@ -177,6 +184,9 @@ impl Leg {
 
     /// Goes on with another backend; the socket to the one before is closed.
     pub(super) fn move_to(&mut self, wire: Rc<Wire>, picked: Picked, pool: &Arc<Pool>) {
+        if let Some(history) = &mut self.history {
+            history.on_move([self.bytes_to_backend, self.bytes_to_client]);
+        }
         self.count_bytes();
         picked.lease.backend().sessions.fetch_add(1, Relaxed);
         self.wire = wire;
@@ -277,12 +287,24 @@ impl Leg {
         received
     }
 
-    pub(super) const fn count_answer(&mut self, bytes: usize) {
+    pub(super) fn count_answer(&mut self, bytes: usize, now: Tick) {
         self.bytes_to_client += bytes as u64;
+        if let Some(history) = &mut self.history {
+            history.on_answer(now);
+        }
     }
 
     /// The flow is over.
-    pub(super) fn count_end(mut self) {
+    pub(super) fn end(mut self, cause: Cause, kit: &Kit) {
+        if let Some(history) = &self.history {
+            let ending = Ending {
+                listener: self.admission.listener(),
+                pool: &self.pool,
+                backend: Some(self.lease.backend()),
+                bytes: [self.bytes_to_backend, self.bytes_to_client],
+            };
+            kit.log_end(history, cause, ending);
+        }
         self.count_bytes();
     }
 

@@ -65,13 +65,13 @@ impl Datagrams {
     }
 
     /// Ends the flows of a backend; the next datagram of each client begins another.
-    pub(super) fn cut(&mut self, backend: &Arc<BackendState>) {
-        self.flows.end_all(|flow| flow.shell.is_on(backend));
+    pub(super) fn cut(&mut self, backend: &Arc<BackendState>, kit: &Kit) {
+        self.flows.end_all(kit, |flow| flow.shell.is_on(backend));
     }
 
     /// Ends every flow.
-    pub(super) fn stop(&mut self) {
-        self.flows.end_all(|_| true);
+    pub(super) fn stop(&mut self, kit: &Kit) {
+        self.flows.end_all(kit, |_| true);
     }
 
     /// Whether no flow is open.

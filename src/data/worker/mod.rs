@@ -18,11 +18,12 @@ use mio::event::Event;
 use mio::{Events, Poll, Waker};
 use slotmap::SlotMap;
 
+use super::fate::{Cut, End, Fate};
 use super::kit::{Drain, Kit};
 use super::listen::Listener;
 use super::mailbox::{Command, Mailbox, Report, Reports, Shared};
 use super::refuse::Refused;
-use super::tcp::{End, Fate, Request, Session};
+use super::tcp::{Request, Session};
 use super::token::{SESSIONS_MAX, SessionKey, Subject, deadline_id, session_of};
 use super::udp::{Datagrams, TURNS_PER_BUFFER};
 use crate::config::plan::Splice;
@@ -370,7 +371,7 @@ impl Worker {
             let fate = self.sessions[key].on_cut(key, self.poll.registry(), &mut self.kit);
             self.settle(key, fate);
         }
-        self.datagrams.cut(backend);
+        self.datagrams.cut(backend, &self.kit);
     }
 
     fn drain(&mut self, within: Duration) {
@@ -399,9 +400,9 @@ impl Worker {
     fn stop(&mut self) {
         let keys: Vec<_> = self.sessions.keys().collect();
         for key in keys {
-            self.end(key, &End::Cut("the process stops"));
+            self.end(key, &End::Cut(Cut::Stop));
         }
-        self.datagrams.stop();
+        self.datagrams.stop(&self.kit);
         self.is_stopping = true;
     }
 }

@@ -1,5 +1,6 @@
 //! What now with these bytes?
 
+pub mod cause;
 pub mod deadline;
 pub mod flow;
 pub mod relay;

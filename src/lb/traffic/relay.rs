@@ -239,9 +239,13 @@ impl Relay {
 
     /// Whether one side has finished or broken, so that the shorter time-out applies.
     pub fn is_half_closed(&self) -> bool {
-        Side::BOTH.iter().any(|&side| {
-            self.is_broken(side) || !matches!(self.direction(side).source, Source::Open)
-        })
+        let mut sides = Side::BOTH.into_iter();
+        sides.any(|side| self.is_broken(side) || self.is_finished(side))
+    }
+
+    /// Whether `side` has finished: its FIN has been read.
+    pub const fn is_finished(&self, side: Side) -> bool {
+        !matches!(self.direction(side).source, Source::Open)
     }
 
     /// Bytes received from `side`.

@@ -85,6 +85,7 @@ impl File {
             // A dialog expects something.
             let suiting = match (row.key.as_str(), other.key.as_str(), value) {
                 ("type", "expect_bytes", "\"send_expect\"") => "\"PONG\"",
+                ("format", "path", _) if other.header == row.header => "\"-\"",
                 ("type", "exec_probes", "\"exec\"") => "true",
                 ("type", "command", "\"exec\"") => "[\"/bin/true\"]",
                 _ => return None,
@@ -346,8 +347,11 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
             ("drain_timeout", "\"1m\""),
             ("user", "\"evenkeel\""),
             ("group", "\"evenkeel\""),
-            ("access_log", "{ path = \"-\", format = \"text\" }"),
         ],
+    ),
+    (
+        "[global.access_log]",
+        &[("path", "\"-\""), ("format", "\"text\"")],
     ),
     (
         "[[listener]]",

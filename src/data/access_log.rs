@@ -1,0 +1,223 @@
+//! What the access log is told of each session and flow that ends. Workers never wait for it: what
+//! its writer has no room for is counted and lost.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+
+use super::fate::Progress;
+use super::mailbox::{ListenerCounters, Pool};
+use crate::config::plan;
+use crate::lb::backend::BackendState;
+use crate::lb::time::Tick;
+use crate::lb::traffic::cause::Cause;
+use crate::lb::traffic::relay::{Relay, Side};
+
+/// The way to the writer.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    records: Sender<Record>,
+    lost: Arc<AtomicU64>,
+}
+
+impl AccessLog {
+    /// A way to whoever reads the other end, and what counts the records that were lost on it.
+    pub fn new() -> (Self, Receiver<Record>, Arc<AtomicU64>) {
+        let (records, receiver) = bounded(RECORDS_WAITING);
+        let lost = Arc::new(AtomicU64::new(0));
+        let log = Self {
+            records,
+            lost: Arc::clone(&lost),
+        };
+        (log, receiver, lost)
+    }
+
+    /// Records that nobody has read yet.
+    pub fn waiting(&self) -> usize {
+        self.records.len()
+    }
+
+    pub(super) fn write(&self, record: Record) {
+        if self.records.try_send(record).is_err() {
+            self.lost.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// A session or a flow that is over.
+#[derive(Debug)]
+pub struct Record {
+    /// When it ended.
+    pub ended: Tick,
+    /// How it came.
+    pub protocol: Protocol,
+    /// The listener it came by.
+    pub listener: Arc<ListenerCounters>,
+    /// Who it was for; `None` = a client of a Unix socket.
+    pub client: Option<SocketAddr>,
+    /// The pool that served it.
+    pub pool: Arc<plan::Pool>,
+    /// The backend it was on at last; `None` = it got none.
+    pub backend: Option<Arc<BackendState>>,
+    /// Bytes written to backends.
+    pub bytes_to_backend: u64,
+    /// Bytes written to the client.
+    pub bytes_to_client: u64,
+    /// From its beginning until a backend was looked for.
+    pub queued: Duration,
+    /// From then until a backend took it; `None` = none did, or a flow, which does not connect.
+    pub connecting: Option<Duration>,
+    /// From its beginning to the first byte of a backend.
+    pub first_byte: Option<Duration>,
+    /// From its beginning to its end.
+    pub total: Duration,
+    /// Backends tried.
+    pub attempts: u32,
+    /// Why it ended.
+    pub cause: Cause,
+}
+
+/// How a client came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// A session.
+    Tcp,
+    /// A flow.
+    Udp,
+}
+
+/// What is remembered of a session or a flow for its record, from its beginning to its end. Kept only
+/// if there is an access log at the beginning.
+#[derive(Debug)]
+pub(super) struct History {
+    protocol: Protocol,
+    client: Option<SocketAddr>,
+    since: Tick,
+    dialled: Tick,
+    connected: Option<Tick>,
+    first_byte: Option<Tick>,
+    finished_first: Option<Side>,
+    attempts: u32,
+    /// Written to backends that it is no longer on, and answered by them.
+    earlier: [u64; 2],
+}
+
+/// What a record says beside what has been remembered.
+pub(super) struct Ending<'a> {
+    pub(super) listener: &'a Arc<ListenerCounters>,
+    pub(super) pool: &'a Arc<Pool>,
+    /// The backend it is on now.
+    pub(super) backend: Option<&'a Arc<BackendState>>,
+    /// Written to that backend, and to the client of what it has sent.
+    pub(super) bytes: [u64; 2],
+}
+
+impl<'a> Ending<'a> {
+    /// Of somebody who has got no backend.
+    pub(super) const fn without_backend(
+        listener: &'a Arc<ListenerCounters>,
+        pool: &'a Arc<Pool>,
+    ) -> Self {
+        Self {
+            listener,
+            pool,
+            backend: None,
+            bytes: [0; 2],
+        }
+    }
+}
+
+impl History {
+    /// Of someone who came at `since` and whom a backend is looked for at `dialled`.
+    pub(super) fn new(
+        protocol: Protocol,
+        client: Option<SocketAddr>,
+        since: Tick,
+        dialled: Tick,
+    ) -> Box<Self> {
+        Box::new(Self {
+            protocol,
+            client,
+            since,
+            dialled,
+            connected: None,
+            first_byte: None,
+            finished_first: None,
+            attempts: 0,
+            earlier: [0; 2],
+        })
+    }
+
+    /// One more backend is tried.
+    pub(super) fn on_attempts(&mut self, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.attempts = self.attempts.saturating_add(count);
+    }
+
+    /// A backend has taken the connection.
+    pub(super) const fn on_connected(&mut self, now: Tick) {
+        self.connected = Some(now);
+    }
+
+    /// Something has come from the backend.
+    pub(super) fn on_answer(&mut self, now: Tick) {
+        self.first_byte.get_or_insert(now);
+    }
+
+    /// A flow leaves a backend on which so many bytes went each way.
+    pub(super) fn on_move(&mut self, bytes: [u64; 2]) {
+        for (earlier, moved) in self.earlier.iter_mut().zip(bytes) {
+            *earlier += moved;
+        }
+        self.on_attempts(1);
+    }
+
+    /// A turn on a session has ended.
+    pub(super) fn observe(&mut self, relay: &Relay, now: Tick) {
+        if relay.received(Side::Backend) > 0 {
+            self.on_answer(now);
+        }
+        if self.finished_first.is_none() {
+            let mut sides = Side::BOTH.into_iter();
+            self.finished_first = sides.find(|&side| relay.is_finished(side));
+        }
+    }
+
+    /// How far it has come.
+    pub(super) fn progress(&self) -> Progress {
+        match (self.connected, self.finished_first) {
+            (None, _) => Progress::Connecting,
+            (Some(_), None) => Progress::Open,
+            (Some(_), Some(side)) => Progress::Finished(side),
+        }
+    }
+
+    /// What the log gets.
+    pub(super) fn record(&self, now: Tick, cause: Cause, ending: Ending<'_>) -> Record {
+        let [to_backend, to_client] = ending.bytes;
+        let [earlier_to_backend, earlier_to_client] = self.earlier;
+        Record {
+            ended: now,
+            protocol: self.protocol,
+            listener: Arc::clone(ending.listener),
+            client: self.client,
+            pool: Arc::clone(&ending.pool.plan),
+            backend: ending.backend.map(Arc::clone),
+            bytes_to_backend: earlier_to_backend + to_backend,
+            bytes_to_client: earlier_to_client + to_client,
+            queued: self.dialled.since(self.since),
+            connecting: self.connected.map(|tick| tick.since(self.dialled)),
+            first_byte: self.first_byte.map(|tick| tick.since(self.since)),
+            total: now.since(self.since),
+            attempts: self.attempts,
+            cause,
+        }
+    }
+}
+
+/// Records that wait for the writer at most, 2 MB of them: what 20,000 sessions a second end with while
+/// a disk takes nothing for half a second.
+const RECORDS_WAITING: usize = 8192;
