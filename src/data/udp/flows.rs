@@ -16,7 +16,7 @@ use crate::data::mailbox::{Dropped, Route, Shared, SocketId};
 use crate::data::token::{Subject, flow_deadline_id, flow_of};
 use crate::lb::time::Tick;
 use crate::lb::traffic::deadline::Wheel;
-use crate::lb::traffic::flow::{self, After, FlowKey, Table, Verdict};
+use crate::lb::traffic::flow::{self, After, Amount, Flow, FlowKey, Table, Verdict};
 use crate::sys::batch::{Batch, MAX_DATAGRAM, Received, Sent, Train};
 use crate::wire::proxy_header::Header;
 
@@ -164,7 +164,7 @@ impl Flows {
         if !header.is_empty() && header.len() + train.bytes.len() > MAX_DATAGRAM {
             return Err(Dropped::Cut);
         }
-        let key = match self.table.on_client(kit.now, route, train.count()) {
+        let key = match self.table.on_client(kit.now, route, amount(*train)) {
             Verdict::Known(key) => {
                 self.keep_or_move(place, key, registry, kit);
                 key
@@ -220,7 +220,7 @@ impl Flows {
             }
         })?;
         let rules = gate.rules();
-        let key = (self.table).insert(kit.now, *route, rules, train.count(), leg);
+        let key = (self.table).insert(kit.now, *route, rules, amount(train), leg);
         self.watch(key, registry)?;
         Ok(key)
     }
@@ -279,8 +279,8 @@ impl Flows {
             let Some(flow) = self.table.get_mut(key) else {
                 return After::Close;
             };
-            let route = *flow.route();
-            let Some(Some(gate)) = self.gates.get_mut(route.listener() as usize) else {
+            let place = flow.route().listener() as usize;
+            let Some(Some(gate)) = self.gates.get_mut(place) else {
                 return After::Close;
             };
             let count = received.train.count();
@@ -289,16 +289,7 @@ impl Flows {
             } else if received.is_cut {
                 gate.count_drop(Dropped::Cut, count);
             } else {
-                let sent = gate.send(received.train, &route);
-                if !matches!(sent, Ok(Sent::Whole)) {
-                    self.singly += count;
-                }
-                let rest = sent.err().map(|unsent| unsent.rest);
-                let bytes = rest.map_or(0, |rest| rest.bytes.len());
-                flow.shell.count_answer(received.train.bytes.len() - bytes);
-                if let Some(rest) = rest {
-                    gate.count_drop(Dropped::Local, rest.count());
-                }
+                self.singly += pass_on(gate, flow, received.train);
                 after = self.table.on_backend(kit.now, key, count);
             }
         }
@@ -358,7 +349,7 @@ impl Flows {
     }
 
     /// Ends the flows that `which` names.
-    pub(super) fn end_all(&mut self, which: impl Fn(&flow::Flow<Leg>) -> bool) {
+    pub(super) fn end_all(&mut self, which: impl Fn(&Flow<Leg>) -> bool) {
         let named = self.table.iter().filter(|(_, flow)| which(flow));
         let keys: Vec<_> = named.map(|(key, _)| key).collect();
         for key in keys {
@@ -401,6 +392,44 @@ impl Flows {
             gate.count_drop(reason, count);
         }
     }
+}
+
+/// What a client's train counts for, without what goes before it to the backend.
+fn amount(train: Train<'_>) -> Amount {
+    Amount {
+        count: train.count(),
+        bytes: train.bytes.len() as u64,
+    }
+}
+
+/// Sends to the client of a flow what it may be answered; how many datagrams of a train went alone.
+fn pass_on(gate: &mut Gate, flow: &mut Flow<Leg>, train: Train<'_>) -> u32 {
+    if flow.takes(train.bytes.len() as u64) {
+        return send_back(gate, flow, train);
+    }
+    // Each is asked about alone: how the kernel has joined them must make no difference.
+    let mut singly = 0;
+    for single in train.singles() {
+        if flow.takes(single.bytes.len() as u64) {
+            send_back(gate, flow, single);
+            singly += 1;
+        } else {
+            gate.count_drop(Dropped::Amplification, 1);
+        }
+    }
+    singly
+}
+
+fn send_back(gate: &mut Gate, flow: &mut Flow<Leg>, train: Train<'_>) -> u32 {
+    let sent = gate.send(train, flow.route());
+    let is_whole = matches!(sent, Ok(Sent::Whole));
+    let rest = sent.err().map(|unsent| unsent.rest);
+    let unsent = rest.map_or(0, |rest| rest.bytes.len());
+    flow.shell.count_answer(train.bytes.len() - unsent);
+    if let Some(rest) = rest {
+        gate.count_drop(Dropped::Local, rest.count());
+    }
+    if is_whole { 0 } else { train.count() }
 }
 
 /// How long no new flow is tried after this host had no socket for one. When it has no port left, the
