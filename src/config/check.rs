@@ -31,6 +31,7 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
         health::check(&pool.health, model.exec_probes, problems);
         check_backends(pool, problems);
         check_server_ids(pool, problems);
+        datagrams::check_amplification(pool, problems);
     }
     check_loops(&model, false, problems);
     check_loops(&model, true, problems);

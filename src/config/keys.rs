@@ -23,6 +23,8 @@ pub(super) const MAX_STREAK: u64 = 1000;
 pub(super) const MAX_LOAD_FACTOR: f64 = 10.0;
 /// More answers or requests than this are counted by time, not by number.
 const MAX_PER_FLOW: u64 = 1_000_000;
+/// A limit above this would let most of what is known of abused services pass.
+const MAX_AMPLIFICATION: u64 = 1_000;
 /// The largest limit on connections.
 const MAX_CONNECTIONS: u64 = u32::MAX as u64;
 
@@ -325,6 +327,10 @@ pub(super) const UDP: Section = Section {
         row("max_flows", LIMIT, whole(65_536),
             "Flows of a listener at once; more are not begun; 0 = the global limit"),
         row("new_flows_per_second", LIMIT, whole(0), "Flows a listener begins; 0 = any number"),
+        row("amplification_limit", Takes::Whole(0, MAX_AMPLIFICATION), whole(0),
+            "Bytes of answers, at most, to each byte that the client of a flow has sent in it, as long as \
+            the flow lives, since a client's address is never proven; what goes beyond is dropped, honest \
+            or not; 0 = any number"),
         row("quic_server_id_length", Takes::Whole(0, SERVER_ID_MAX as u64), whole(0),
             "Bytes of a server's id in QUIC-LB plaintext connection IDs, by which a new flow finds the \
             `server_id` that it belongs to; 0 = connection IDs are not looked at"),

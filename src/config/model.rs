@@ -71,6 +71,8 @@ pub(super) struct Pool {
     pub(super) source: Source,
     pub(super) health: Health,
     pub(super) udp: Udp,
+    /// Where the limit of its answers is written.
+    pub(super) amplification_at: usize,
     pub(super) backends: Vec<Backend>,
 }
 
@@ -200,6 +202,7 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
         problems.value(pool_name.at, wrong);
     }
     let send_proxy = reader.word("send_proxy");
+    let flows = reader.table("udp", &keys::UDP);
     let backends = reader.tables("backend", &keys::BACKEND);
     Pool {
         name: pool_name,
@@ -233,7 +236,8 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
             .parsed("source", source)
             .map_or(Source::Any, |found| found.value),
         health: Health::read(&reader.table("health", &keys::HEALTH)),
-        udp: udp(&reader.table("udp", &keys::UDP)),
+        udp: udp(&flows),
+        amplification_at: flows.place("amplification_limit"),
         backends: backends.iter().map(backend).collect(),
     }
 }
@@ -257,6 +261,7 @@ fn udp(reader: &Reader<'_>) -> Udp {
             idle: reader.duration_if_given("idle_timeout").unwrap_or(idle),
             answers,
             requests: reader.whole("requests"),
+            amplification: reader.whole("amplification_limit"),
         },
         max_flows: reader.whole("max_flows"),
         new_flows_per_second: reader.whole("new_flows_per_second"),

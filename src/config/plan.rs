@@ -190,7 +190,7 @@ pub struct Pool {
 /// Flows of a pool's UDP listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Udp {
-    /// When a flow is over.
+    /// When a flow is over, and what it may be answered.
     pub rules: Rules,
     /// Flows of one listener at once; 0 = the global limit.
     pub max_flows: u32,

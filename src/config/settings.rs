@@ -186,11 +186,13 @@ pub(super) fn backend(old: &Backend, new: &Backend) -> Vec<Setting> {
 
 fn udp_settings(old: &Udp, new: &Udp, found: &mut Differing) {
     let Udp {
-        rules: Rules {
-            idle,
-            answers,
-            requests,
-        },
+        rules:
+            Rules {
+                idle,
+                answers,
+                requests,
+                amplification,
+            },
         max_flows,
         new_flows_per_second,
         quic_server_id_length,
@@ -207,6 +209,8 @@ fn udp_settings(old: &Udp, new: &Udp, found: &mut Differing) {
         },
     );
     found.plain("udp.requests", requests, &new.rules.requests);
+    let limit = &new.rules.amplification;
+    found.plain("udp.amplification_limit", amplification, limit);
     found.plain("udp.max_flows", max_flows, &new.max_flows);
     let rate = &new.new_flows_per_second;
     found.plain("udp.new_flows_per_second", new_flows_per_second, rate);

@@ -84,6 +84,7 @@ fn defaults_are_those_of_the_contract() {
                     idle: seconds(30),
                     answers: Answers::Any,
                     requests: 0,
+                    amplification: 0,
                 },
                 max_flows: 65_536,
                 new_flows_per_second: 0,

@@ -135,13 +135,15 @@ pub enum Dropped {
     Cut,
     /// An answer after the last that was asked for.
     Late,
+    /// An answer that is more than may be answered to what its client has sent.
+    Amplification,
     /// The process stops, and begins no flow any more.
     Stopping,
 }
 
 impl Dropped {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Full,
         Self::Rate,
         Self::Denied,
@@ -153,6 +155,7 @@ impl Dropped {
         Self::Source,
         Self::Cut,
         Self::Late,
+        Self::Amplification,
         Self::Stopping,
     ];
 
@@ -170,6 +173,7 @@ impl Dropped {
             Self::Source => "source",
             Self::Cut => "cut",
             Self::Late => "late",
+            Self::Amplification => "amplification",
             Self::Stopping => "stopping",
         }
     }

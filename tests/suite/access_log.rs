@@ -353,9 +353,7 @@ fn a_reload_turns_it_on_and_off_and_to_another_file() {
     drop(served(proxy.front()));
     first.wait(1);
     // Nothing is opened anew for a change of something else.
-    proxy
-        .reload(&with_first.pool("retries = 1"))
-        .unwrap();
+    proxy.reload(&with_first.pool("retries = 1")).unwrap();
     drop(served(proxy.front()));
     first.wait(2);
     let nowhere = "access_log = { path = \"/nowhere/access.log\" }";

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use crate::config::error::{Problems, Wrong};
 use crate::config::model::{self, HealthKind, Model};
 use crate::config::plan::{Address, Bind, SendProxy};
+use crate::lb::traffic::flow::Answers;
 
 /// Datagrams go to addresses, not to Unix sockets.
 pub(super) fn check_addresses(model: &Model, problems: &Problems) {
@@ -34,6 +35,16 @@ pub(super) fn check_addresses(model: &Model, problems: &Problems) {
                 Wrong::new(what, "write IP:PORT, [IPV6]:PORT or HOST:PORT"),
             );
         }
+    }
+}
+
+/// Answers are limited only where there are some.
+pub(super) fn check_amplification(pool: &model::Pool, problems: &Problems) {
+    let rules = pool.udp.rules;
+    if rules.amplification != 0 && rules.answers == Answers::None {
+        let what = "`amplification_limit` bounds answers, and flows of session oneway have none";
+        let cure = "remove it, or set session to \"oneshot\" or \"dialog\"";
+        problems.value(pool.amplification_at, Wrong::new(what, cure));
     }
 }
 

@@ -17,7 +17,7 @@ use crate::data::token::{Subject, flow_deadline_id, flow_of};
 use crate::lb::time::Tick;
 use crate::lb::traffic::cause::{By, Cause, State};
 use crate::lb::traffic::deadline::Wheel;
-use crate::lb::traffic::flow::{self, After, FlowKey, Table, Verdict};
+use crate::lb::traffic::flow::{self, After, Amount, Flow, FlowKey, Table, Verdict};
 use crate::sys::batch::{Batch, MAX_DATAGRAM, Received, Sent, Train};
 use crate::wire::proxy_header::Header;
 
@@ -165,7 +165,7 @@ impl Flows {
         if !header.is_empty() && header.len() + train.bytes.len() > MAX_DATAGRAM {
             return Err(Dropped::Cut);
         }
-        let key = match self.table.on_client(kit.now, route, train.count()) {
+        let key = match self.table.on_client(kit.now, route, amount(*train)) {
             Verdict::Known(key) => {
                 self.keep_or_move(place, key, registry, kit);
                 key
@@ -221,7 +221,7 @@ impl Flows {
             }
         })?;
         let rules = gate.rules();
-        let key = (self.table).insert(kit.now, *route, rules, train.count(), leg);
+        let key = (self.table).insert(kit.now, *route, rules, amount(train), leg);
         self.watch(key, registry, kit)?;
         Ok(key)
     }
@@ -286,8 +286,8 @@ impl Flows {
             let Some(flow) = self.table.get_mut(key) else {
                 return After::Close;
             };
-            let route = *flow.route();
-            let Some(Some(gate)) = self.gates.get_mut(route.listener() as usize) else {
+            let place = flow.route().listener() as usize;
+            let Some(Some(gate)) = self.gates.get_mut(place) else {
                 return After::Close;
             };
             let count = received.train.count();
@@ -296,17 +296,7 @@ impl Flows {
             } else if received.is_cut {
                 gate.count_drop(Dropped::Cut, count);
             } else {
-                let sent = gate.send(received.train, &route);
-                if !matches!(sent, Ok(Sent::Whole)) {
-                    self.singly += count;
-                }
-                let rest = sent.err().map(|unsent| unsent.rest);
-                let bytes = rest.map_or(0, |rest| rest.bytes.len());
-                flow.shell
-                    .count_answer(received.train.bytes.len() - bytes, kit.now);
-                if let Some(rest) = rest {
-                    gate.count_drop(Dropped::Local, rest.count());
-                }
+                self.singly += pass_on(gate, flow, received.train, kit.now);
                 after = self.table.on_backend(kit.now, key, count);
             }
         }
@@ -366,7 +356,7 @@ impl Flows {
     }
 
     /// Ends the flows that `which` names.
-    pub(super) fn end_all(&mut self, kit: &Kit, which: impl Fn(&flow::Flow<Leg>) -> bool) {
+    pub(super) fn end_all(&mut self, kit: &Kit, which: impl Fn(&Flow<Leg>) -> bool) {
         let named = self.table.iter().filter(|(_, flow)| which(flow));
         let keys: Vec<_> = named.map(|(key, _)| key).collect();
         for key in keys {
@@ -409,6 +399,44 @@ impl Flows {
             gate.count_drop(reason, count);
         }
     }
+}
+
+/// What a client's train counts for, without what goes before it to the backend.
+fn amount(train: Train<'_>) -> Amount {
+    Amount {
+        count: train.count(),
+        bytes: train.bytes.len() as u64,
+    }
+}
+
+/// Sends to the client of a flow what it may be answered; how many datagrams of a train went alone.
+fn pass_on(gate: &mut Gate, flow: &mut Flow<Leg>, train: Train<'_>, now: Tick) -> u32 {
+    if flow.takes(train.bytes.len() as u64) {
+        return send_back(gate, flow, train, now);
+    }
+    // Each is asked about alone: how the kernel has joined them must make no difference.
+    let mut singly = 0;
+    for single in train.singles() {
+        if flow.takes(single.bytes.len() as u64) {
+            send_back(gate, flow, single, now);
+            singly += 1;
+        } else {
+            gate.count_drop(Dropped::Amplification, 1);
+        }
+    }
+    singly
+}
+
+fn send_back(gate: &mut Gate, flow: &mut Flow<Leg>, train: Train<'_>, now: Tick) -> u32 {
+    let sent = gate.send(train, flow.route());
+    let is_whole = matches!(sent, Ok(Sent::Whole));
+    let rest = sent.err().map(|unsent| unsent.rest);
+    let unsent = rest.map_or(0, |rest| rest.bytes.len());
+    flow.shell.count_answer(train.bytes.len() - unsent, now);
+    if let Some(rest) = rest {
+        gate.count_drop(Dropped::Local, rest.count());
+    }
+    if is_whole { 0 } else { train.count() }
 }
 
 /// Why flows end: nothing has come for too long …

@@ -1,5 +1,5 @@
-//! UDP flows: which conversation a datagram belongs to, and when a conversation is over. Sees
-//! addresses, counts and times, never payload.
+//! UDP flows: which conversation a datagram belongs to, how much may be answered in it, and when it is
+//! over. Sees addresses, counts, sizes and times, never payload.
 //!
 //! One input, one answer. A datagram costs one look-up and a few stores: deadlines are corrected when
 //! they fire, so nothing ever scans the table. The table is keyed: whoever chooses source addresses
@@ -71,7 +71,7 @@ fn mapped(ip: IpAddr) -> Ipv6Addr {
     }
 }
 
-/// When a flow is over.
+/// When a flow is over, and what it may be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// Silence that ends it.
@@ -80,6 +80,17 @@ pub struct Rules {
     pub answers: Answers,
     /// Datagrams of the client after which the next one begins a new flow; 0 = any number.
     pub requests: u32,
+    /// Bytes of answers to each byte of the client; 0 = any number.
+    pub amplification: u32,
+}
+
+/// What a client has sent at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amount {
+    /// Datagrams.
+    pub count: u32,
+    /// Their payload.
+    pub bytes: u64,
 }
 
 /// What a flow expects from its backend.
@@ -130,6 +141,8 @@ pub struct Flow<T> {
     answered: Tick,
     requests: u32,
     responses: u32,
+    /// Bytes that may still be answered, where that has a limit.
+    allowance: u64,
     /// What the shell keeps with it.
     pub shell: T,
 }
@@ -143,9 +156,9 @@ impl<T, S: BuildHasher> Table<T, S> {
         }
     }
 
-    /// `count` datagrams of a client have come. A flow that has had its number of requests stays for
-    /// its answers, and the client's next datagram begins another.
-    pub fn on_client(&mut self, now: Tick, route: &Route, count: u32) -> Verdict {
+    /// Datagrams of a client have come. A flow that has had its number of requests stays for its
+    /// answers, and the client's next datagram begins another.
+    pub fn on_client(&mut self, now: Tick, route: &Route, amount: Amount) -> Verdict {
         let Some(&key) = self.index.get(route) else {
             return Verdict::New;
         };
@@ -157,17 +170,19 @@ impl<T, S: BuildHasher> Table<T, S> {
             return Verdict::New;
         }
         flow.heard = now;
-        flow.requests = flow.requests.saturating_add(count);
+        flow.requests = flow.requests.saturating_add(amount.count);
+        let earned = flow.rules.allowance_for(amount.bytes);
+        flow.allowance = flow.allowance.saturating_add(earned);
         Verdict::Known(key)
     }
 
-    /// Begins a flow with its first `count` datagrams.
+    /// Begins a flow with its first datagrams.
     pub fn insert(
         &mut self,
         now: Tick,
         route: Route,
         rules: Rules,
-        count: u32,
+        first: Amount,
         shell: T,
     ) -> FlowKey {
         let key = self.flows.insert(Flow {
@@ -175,8 +190,9 @@ impl<T, S: BuildHasher> Table<T, S> {
             rules,
             heard: now,
             answered: now,
-            requests: count,
+            requests: first.count,
             responses: 0,
+            allowance: rules.allowance_for(first.bytes),
             shell,
         });
         self.index.insert(route, key);
@@ -258,9 +274,28 @@ impl<T> Flow<T> {
         self.responses > 0
     }
 
-    /// Starts its time with another backend: what the one before did counts no more.
+    /// Whether an answer of so many bytes may go to the client; if so, they are used up. It is asked
+    /// of every answer, for as long as the flow lives: nothing here ever proves that a client's
+    /// address is its own, and who sends blindly can send twice.
+    pub const fn takes(&mut self, bytes: u64) -> bool {
+        if self.rules.amplification == 0 {
+            return true;
+        }
+        let left = self.allowance.checked_sub(bytes);
+        if let Some(left) = left {
+            self.allowance = left;
+        }
+        left.is_some()
+    }
+
+    /// Starts its time with another backend: what the one before did counts no more. What the client
+    /// may still be answered does.
     pub fn restart(&mut self, now: Tick, rules: Rules) {
-        self.rules = rules;
+        self.rules = Rules {
+            // Its allowance was counted by this limit, not by another.
+            amplification: self.rules.amplification,
+            ..rules
+        };
         self.heard = now;
         self.answered = now;
         self.responses = 0;
@@ -277,6 +312,13 @@ impl<T> Flow<T> {
                 self.heard.after(idle).min(self.answered.after(idle * 2))
             }
         }
+    }
+}
+
+impl Rules {
+    /// What may be answered to so many bytes.
+    fn allowance_for(&self, bytes: u64) -> u64 {
+        bytes.saturating_mul(self.amplification.into())
     }
 }
 

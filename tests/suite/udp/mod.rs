@@ -1,5 +1,6 @@
 //! Datagrams: conformance F.
 
+mod amplification;
 mod data;
 mod dns;
 mod faults;

@@ -22,6 +22,14 @@ fn rules(answers: Answers) -> Rules {
         idle: Duration::from_secs(30),
         answers,
         requests: 0,
+        amplification: 0,
+    }
+}
+
+fn datagrams(count: u32) -> Amount {
+    Amount {
+        count,
+        bytes: u64::from(count) * 10,
     }
 }
 
@@ -54,9 +62,15 @@ fn a_route_is_what_it_was_made_of() {
 #[test]
 fn an_unanswered_flow_ends_early_and_its_client_cannot_keep_it() {
     let mut table = table();
-    assert_eq!(table.on_client(at(0), &route(1), 1), Verdict::New);
-    let key = table.insert(at(0), route(1), rules(Answers::Any), 1, 0);
-    assert_eq!(table.on_client(at(4), &route(1), 1), Verdict::Known(key));
+    assert_eq!(
+        table.on_client(at(0), &route(1), datagrams(1)),
+        Verdict::New
+    );
+    let key = table.insert(at(0), route(1), rules(Answers::Any), datagrams(1), 0);
+    assert_eq!(
+        table.on_client(at(4), &route(1), datagrams(1)),
+        Verdict::Known(key)
+    );
     assert_eq!(table.due(key), Some(at(5)));
     assert_eq!(table.on_backend(at(4), key, 1), After::Keep);
     assert_eq!(table.due(key), Some(at(34)));
@@ -65,10 +79,10 @@ fn an_unanswered_flow_ends_early_and_its_client_cannot_keep_it() {
 #[test]
 fn a_silent_backend_loses_the_flow_however_much_the_client_sends() {
     let mut table = table();
-    let key = table.insert(at(0), route(1), rules(Answers::Any), 1, 0);
+    let key = table.insert(at(0), route(1), rules(Answers::Any), datagrams(1), 0);
     table.on_backend(at(1), key, 1);
     for second in 2..61 {
-        table.on_client(at(second), &route(1), 1);
+        table.on_client(at(second), &route(1), datagrams(1));
         assert_eq!(table.on_deadline(at(second), key), After::Keep);
     }
     assert_eq!(table.due(key), Some(at(61)));
@@ -78,9 +92,9 @@ fn a_silent_backend_loses_the_flow_however_much_the_client_sends() {
 #[test]
 fn one_way_flows_live_by_what_the_client_sends() {
     let mut table = table();
-    let key = table.insert(at(0), route(1), rules(Answers::None), 1, 0);
+    let key = table.insert(at(0), route(1), rules(Answers::None), datagrams(1), 0);
     for second in (0..600).step_by(29) {
-        table.on_client(at(second), &route(1), 1);
+        table.on_client(at(second), &route(1), datagrams(1));
         assert_eq!(table.due(key), Some(at(second + 30)));
     }
 }
@@ -88,8 +102,8 @@ fn one_way_flows_live_by_what_the_client_sends() {
 #[test]
 fn a_flow_is_over_with_the_last_answer_to_the_last_request() {
     let mut table = table();
-    let key = table.insert(at(0), route(1), rules(Answers::Each(3)), 1, 0);
-    table.on_client(at(0), &route(1), 4);
+    let key = table.insert(at(0), route(1), rules(Answers::Each(3)), datagrams(1), 0);
+    table.on_client(at(0), &route(1), datagrams(4));
     for answer in 1..15 {
         assert_eq!(
             table.on_backend(at(1), key, 1),
@@ -107,14 +121,70 @@ fn after_its_requests_a_flow_waits_for_answers_and_the_client_begins_another() {
         requests: 2,
         ..rules(Answers::Each(1))
     };
-    let first = table.insert(at(0), route(1), limited, 1, 0);
-    assert_eq!(table.on_client(at(0), &route(1), 1), Verdict::Known(first));
-    assert_eq!(table.on_client(at(0), &route(1), 1), Verdict::New);
-    let second = table.insert(at(0), route(1), limited, 1, 0);
+    let first = table.insert(at(0), route(1), limited, datagrams(1), 0);
+    assert_eq!(
+        table.on_client(at(0), &route(1), datagrams(1)),
+        Verdict::Known(first)
+    );
+    assert_eq!(
+        table.on_client(at(0), &route(1), datagrams(1)),
+        Verdict::New
+    );
+    let second = table.insert(at(0), route(1), limited, datagrams(1), 0);
     assert_eq!(table.on_backend(at(1), first, 1), After::Keep);
     assert_eq!(table.on_backend(at(1), first, 1), After::Close);
     table.remove(first);
-    assert_eq!(table.on_client(at(1), &route(1), 1), Verdict::Known(second));
+    assert_eq!(
+        table.on_client(at(1), &route(1), datagrams(1)),
+        Verdict::Known(second)
+    );
+}
+
+#[test]
+fn a_client_is_answered_a_multiple_of_what_it_has_sent() {
+    let mut table = table();
+    let limited = Rules {
+        amplification: 3,
+        ..rules(Answers::Any)
+    };
+    let key = table.insert(at(0), route(1), limited, datagrams(1), 0);
+    let mut takes = |bytes| table.get_mut(key).unwrap().takes(bytes);
+    assert_eq!((takes(31), takes(29), takes(2)), (false, true, false));
+    assert_eq!((takes(1), takes(1), takes(0)), (true, false, true));
+    table.on_client(at(1), &route(1), datagrams(2));
+    let other = Rules {
+        amplification: 1_000,
+        ..limited
+    };
+    let flow = table.get_mut(key).unwrap();
+    flow.restart(at(1), other);
+    assert!(flow.takes(60) && !flow.takes(1));
+    table.on_client(at(2), &route(1), datagrams(1));
+    let flow = table.get_mut(key).unwrap();
+    assert!(
+        flow.takes(30) && !flow.takes(1),
+        "its own limit, not another"
+    );
+}
+
+#[test]
+fn without_a_limit_everything_is_answered_and_no_amount_is_too_large_to_count() {
+    let huge = Amount {
+        count: u32::MAX,
+        bytes: u64::MAX,
+    };
+    for amplification in [0, u32::MAX] {
+        let mut table = table();
+        let rules = Rules {
+            amplification,
+            ..rules(Answers::Any)
+        };
+        let key = table.insert(at(0), route(1), rules, huge, 0);
+        table.on_client(at(0), &route(1), huge);
+        let flow = table.get_mut(key).unwrap();
+        assert!(flow.takes(u64::MAX));
+        assert_eq!(flow.takes(1), amplification == 0);
+    }
 }
 
 /// What the model knows of a flow.
@@ -125,6 +195,9 @@ struct Modelled {
     client: u64,
     answers: Vec<u64>,
     requests: u32,
+    /// Bytes of the client, and of answers that it got.
+    sent: u64,
+    answered: u64,
 }
 
 impl Modelled {
@@ -154,8 +227,9 @@ impl World {
     fn step(&mut self, rng: &mut Rng) {
         let client = u16::try_from(rng.below(40)).unwrap();
         match rng.below(100) {
-            0..45 => self.client_sends(client, 1 + u32::try_from(rng.below(3)).unwrap(), rng),
-            45..75 => self.backend_sends(rng),
+            0..45 => self.client_sends(client, rng),
+            45..73 => self.backend_sends(rng),
+            73..75 => self.moves(rng),
             75..95 => self.time_passes(rng.below(4_000)),
             95..98 => self.time_passes(rng.below(100_000)),
             _ => self.abort(rng),
@@ -163,43 +237,55 @@ impl World {
         self.check();
     }
 
-    fn client_sends(&mut self, client: u16, count: u32, rng: &mut Rng) {
+    fn client_sends(&mut self, client: u16, rng: &mut Rng) {
+        let amount = Amount {
+            count: 1 + u32::try_from(rng.below(3)).unwrap(),
+            bytes: rng.below(500),
+        };
         let now = Tick::from_ms(self.now);
         let expected = self.current.get(&client).copied().filter(|key| {
             let flow = &self.model[key];
             flow.rules.requests == 0 || flow.requests < flow.rules.requests
         });
-        match (self.table.on_client(now, &route(client), count), expected) {
+        match (self.table.on_client(now, &route(client), amount), expected) {
             (Verdict::Known(key), Some(same)) if key == same => {
                 let flow = self.model.get_mut(&key).unwrap();
                 flow.client = self.now;
-                flow.requests += count;
+                flow.requests += amount.count;
+                flow.sent += amount.bytes;
             }
-            (Verdict::New, None) => self.begin(client, count, rng),
+            (Verdict::New, None) => self.begin(client, amount, rng),
             other => panic!("client {client}: {other:?}"),
         }
     }
 
-    fn begin(&mut self, client: u16, count: u32, rng: &mut Rng) {
+    fn any_rules(rng: &mut Rng) -> Rules {
         let answers = match rng.below(3) {
             0 => Answers::None,
             1 => Answers::Any,
             _ => Answers::Each(1 + u32::try_from(rng.below(2)).unwrap()),
         };
-        let rules = Rules {
+        Rules {
             idle: Duration::from_millis(500 + rng.below(60_000)),
             answers,
             requests: u32::try_from(rng.below(3)).unwrap() * 2,
-        };
+            amplification: u32::try_from(rng.below(4)).unwrap(),
+        }
+    }
+
+    fn begin(&mut self, client: u16, first: Amount, rng: &mut Rng) {
+        let rules = Self::any_rules(rng);
         let now = Tick::from_ms(self.now);
-        let key = self.table.insert(now, route(client), rules, count, 0);
+        let key = self.table.insert(now, route(client), rules, first, 0);
         let (began, client_at) = (self.now, self.now);
         let flow = Modelled {
             rules,
             began,
             client: client_at,
             answers: Vec::new(),
-            requests: count,
+            requests: first.count,
+            sent: first.bytes,
+            answered: 0,
         };
         assert!(
             self.model.insert(key, flow).is_none(),
@@ -211,6 +297,13 @@ impl World {
 
     fn backend_sends(&mut self, rng: &mut Rng) {
         let Some(key) = self.any(rng) else { return };
+        let bytes = rng.below(700);
+        let takes = self.table.get_mut(key).unwrap().takes(bytes);
+        let flow = self.model.get_mut(&key).unwrap();
+        let limit = u64::from(flow.rules.amplification);
+        let fits = limit == 0 || flow.answered + bytes <= limit * flow.sent;
+        assert_eq!(takes, fits, "{bytes} bytes: {flow:?}");
+        flow.answered += if takes { bytes } else { 0 };
         let after = self.table.on_backend(Tick::from_ms(self.now), key, 1);
         let flow = self.model.get_mut(&key).unwrap();
         flow.answers.push(self.now);
@@ -222,6 +315,21 @@ impl World {
         if over {
             self.close(key);
         }
+    }
+
+    fn moves(&mut self, rng: &mut Rng) {
+        let Some(key) = self.any(rng) else { return };
+        let rules = Self::any_rules(rng);
+        let now = Tick::from_ms(self.now);
+        self.table.get_mut(key).unwrap().restart(now, rules);
+        let flow = self.model.get_mut(&key).unwrap();
+        let amplification = flow.rules.amplification;
+        flow.rules = Rules {
+            amplification,
+            ..rules
+        };
+        (flow.began, flow.client) = (self.now, self.now);
+        flow.answers.clear();
     }
 
     fn time_passes(&mut self, ms: u64) {
