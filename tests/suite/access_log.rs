@@ -14,8 +14,8 @@ use nix::sys::signal::Signal;
 use crate::harness::backend::dead;
 use crate::harness::udp::{self, Echo};
 use crate::harness::{
-    Axis, Config, End, Family, Listening, Proxy, Served, connect, on_every_axis, ping, read_all,
-    refused, reset, served, until,
+    Axis, Config, End, Family, Listening, Proxy, Served, on_every_axis, ping, read_all, refused,
+    reset, served, until,
 };
 
 /// A file of its own for the access log of a case.
@@ -393,9 +393,13 @@ fn res_20_a_log_that_nobody_reads_and_a_full_disk_hold_up_nobody() {
         command.stdout(Stdio::from(full));
         command
     });
-    for _ in 0..9_000 {
-        drop(connect(proxy.front()));
-    }
+    // More lines than may wait.
+    let front = proxy.front();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..2_300).for_each(|_| drop(served(front))));
+        }
+    });
     drop(served(proxy.front()));
     proxy.reload(&log_to("/dev/full")).unwrap();
     proxy.rebase();

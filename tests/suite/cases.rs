@@ -14,7 +14,7 @@ const IDS: &[&str] = &[
     "con_01", "con_02", "con_03", "con_05", "con_06", "con_08", "con_09", "con_10", "con_11",
     "con_12", "con_14", "con_15", "con_18", "con_19", "con_20", // Back-pressure and limits.
     "res_01", "res_02", "res_04", "res_05", "res_06", "res_07", "res_08", "res_09", "res_12",
-    "res_13", "res_16", "res_17", "res_19", "res_21", // Time-outs.
+    "res_13", "res_16", "res_17", "res_19", "res_20", "res_21", // Time-outs.
     "tmo_01", "tmo_02", "tmo_04", "tmo_05", "tmo_06", "tmo_07", "tmo_08", "tmo_09", "tmo_10",
     // Health.
     "hlt_01", "hlt_02", "hlt_03", "hlt_04", "hlt_05", "hlt_06", "hlt_07", "hlt_09", "hlt_10",
