@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 
-use super::access_log::Writer;
+use super::access_log::{Next, Writers};
 use super::capacity::{max_connections, spend};
 use super::handle::{Event, Request, Requests};
 use super::loader::{LoadError, Loaded, Source, load};
@@ -96,7 +96,7 @@ struct Supervisor {
     sockets: Sockets,
     probers: Probers,
     budget: Budget,
-    access_log: Option<Arc<Writer>>,
+    access_log: Writers,
     shared: Arc<Shared>,
     workers: Vec<Handle>,
     reports: UnboundedReceiver<Report>,
@@ -123,12 +123,21 @@ impl Supervisor {
         let opened = sockets
             .open(&loaded.plan)
             .map_err(|error| Failure(error.to_string()))?;
-        let bound = (settings.on_bound)(&loaded.plan).and_then(|()| sources::check(&loaded));
-        if let Err(error) = bound {
-            opened.abandon();
-            return Err(Failure(error));
-        }
         let shared = Arc::new(Shared::new(count, max, budget.open));
+        let mut access_log = Writers::default();
+        let bound = (settings.on_bound)(&loaded.plan).and_then(|()| sources::check(&loaded));
+        let wanted = loaded.plan.global.access_log.as_ref();
+        let writer = match bound {
+            Ok(()) => access_log.next(wanted, shared.epoch).await,
+            Err(error) => Err(error),
+        };
+        let writer = match writer {
+            Ok(writer) => writer,
+            Err(error) => {
+                opened.abandon();
+                return Err(Failure(error));
+            }
+        };
         let (sender, reports) = unbounded_channel();
         let to_us: Reports = Arc::new(move |report| drop(sender.send(report)));
         let workers = start_workers(count, |index| worker::Settings {
@@ -150,7 +159,7 @@ impl Supervisor {
             sockets,
             probers: Probers::new(budget.probes, Arc::new(mailboxes), settings.seed),
             budget,
-            access_log: None,
+            access_log,
             shared,
             workers,
             reports,
@@ -158,10 +167,7 @@ impl Supervisor {
             alive_every: settings.alive_every,
             turns_seen: vec![0; count],
         };
-        let access_log = supervisor.writer(&loaded.plan)?;
-        supervisor
-            .install(loaded, opened, access_log, tasks)
-            .await?;
+        supervisor.install(loaded, opened, writer, tasks).await?;
         log::info!("serving: generation {} in force", supervisor.generation);
         (supervisor.observer)(Event::Ready);
         Ok(supervisor)
@@ -180,7 +186,7 @@ impl Supervisor {
                 request = requests.next() => match (request, &drain) {
                     (Request::Reload, None) => self.ask_for_reload(&mut loading),
                     (Request::Reload, Some(_)) => log::warn!("reload refused: the process stops"),
-                    (Request::Reopen, _) => self.reopen(),
+                    (Request::Reopen, _) => self.access_log.reopen(),
                     (Request::Drain, None) => {
                         if loading.take().is_some() {
                             log::warn!("reload given up: the process stops");
@@ -212,13 +218,6 @@ impl Supervisor {
             }
         }
         self.stop(drain.is_none());
-    }
-
-    fn reopen(&self) {
-        match &self.access_log {
-            Some(writer) => writer.reopen(),
-            None => log::debug!("SIGUSR1: there is no access log"),
-        }
     }
 
     /// Loads the configuration again, unless that is under way: then once more after it.
@@ -281,12 +280,14 @@ impl Supervisor {
         }
         let max = max_connections(&loaded.plan, &self.budget)?;
         sources::check(&loaded).map_err(Failure)?;
-        let access_log = self.writer(&loaded.plan)?;
+        let wanted = loaded.plan.global.access_log.as_ref();
+        let writer = self.access_log.next(wanted, self.shared.epoch).await;
+        let writer = writer.map_err(Failure)?;
         let opened = self
             .sockets
             .open(&loaded.plan)
             .map_err(|error| Failure(error.to_string()))?;
-        self.install(loaded, opened, access_log, tasks).await?;
+        self.install(loaded, opened, writer, tasks).await?;
         self.shared.max_connections.store(max, Relaxed);
         for change in &changes {
             log::debug!("reload: {change}");
@@ -300,13 +301,13 @@ impl Supervisor {
         &mut self,
         loaded: Loaded,
         opened: super::sockets::Opened,
-        access_log: Option<Arc<Writer>>,
+        writer: Next,
         tasks: &LocalSet,
     ) -> Result<(), Failure> {
         let (registry, loaded, pools) = build(std::mem::take(&mut self.registry), loaded).await?;
         self.registry = registry;
         self.generation += 1;
-        let log = access_log.as_ref().map(|writer| writer.log());
+        let log = self.access_log.log(&writer);
         let active = self
             .registry
             .active(self.generation, &loaded.plan, &pools, &opened.ids, log);
@@ -337,26 +338,8 @@ impl Supervisor {
         self.registry.commit(&loaded.plan, &pools);
         self.probers.follow(&pools, &loaded.trust, tasks);
         self.plan = loaded.plan;
-        self.access_log = access_log;
+        self.access_log.put_in_force(writer);
         Ok(())
-    }
-
-    /// What writes the access log that `plan` asks for; the one at work, if it does.
-    fn writer(&self, plan: &Plan) -> Result<Option<Arc<Writer>>, Failure> {
-        let Some(wanted) = &plan.global.access_log else {
-            return Ok(None);
-        };
-        let at_work = self.access_log.clone();
-        if let Some(writer) = at_work.filter(|writer| writer.is_of(wanted)) {
-            return Ok(Some(writer));
-        }
-        match Writer::start(wanted.clone(), self.shared.epoch) {
-            Ok(writer) => Ok(Some(Arc::new(writer))),
-            Err(error) => Err(Failure(format!(
-                "global.access_log: cannot open {}: {error}",
-                wanted.output
-            ))),
-        }
     }
 
     fn drain(&self) -> Drain {
@@ -381,16 +364,15 @@ impl Supervisor {
             (self.observer)(Event::Stopping);
             self.sockets.unlink_all();
         }
-        for worker in self.workers.drain(..) {
-            let stopped =
-                worker.mailbox.post(Command::Stop).is_ok() && worker.thread.join().is_ok();
-            if !stopped {
+        // All at once: a worker that goes on gives some of its connections to others.
+        let told = self.workers.drain(..);
+        let told = told.map(|worker| (worker.mailbox.post(Command::Stop), worker.thread));
+        for (told, thread) in told.collect::<Vec<_>>() {
+            if told.is_err() || thread.join().is_err() {
                 log::error!("a worker had ended before it was stopped");
             }
         }
-        if let Some(writer) = self.access_log.take().and_then(Arc::into_inner) {
-            writer.finish();
-        }
+        self.access_log.finish();
         self.registry.log_totals();
         log::info!("stopped");
     }

@@ -35,14 +35,12 @@ impl AccessLog {
         (log, receiver, lost)
     }
 
-    /// Records that nobody has read yet.
-    pub fn waiting(&self) -> usize {
-        self.records.len()
-    }
-
     pub(super) fn write(&self, record: Record) {
         if self.records.try_send(record).is_err() {
-            self.lost.fetch_add(1, Relaxed);
+            // The writer may be held up for long: the first is told here, the rest once it goes on.
+            if self.lost.fetch_add(1, Relaxed) == 0 {
+                log::warn!("access log: its lines are not taken fast enough, some are lost");
+            }
         }
     }
 }
@@ -100,7 +98,10 @@ pub(super) struct History {
     connected: Option<Tick>,
     first_byte: Option<Tick>,
     finished_first: Option<Side>,
+    broken_first: Option<Side>,
     attempts: u32,
+    /// Bytes of ours before the client's.
+    header: u64,
     /// Written to backends that it is no longer on, and answered by them.
     earlier: [u64; 2],
 }
@@ -146,7 +147,9 @@ impl History {
             connected: None,
             first_byte: None,
             finished_first: None,
+            broken_first: None,
             attempts: 0,
+            header: 0,
             earlier: [0; 2],
         })
     }
@@ -160,6 +163,11 @@ impl History {
     /// A backend has taken the connection.
     pub(super) const fn on_connected(&mut self, now: Tick) {
         self.connected = Some(now);
+    }
+
+    /// So many bytes go to the backend before what the client sends.
+    pub(super) const fn on_header(&mut self, bytes: usize) {
+        self.header = bytes as u64;
     }
 
     /// Something has come from the backend.
@@ -184,6 +192,15 @@ impl History {
             let mut sides = Side::BOTH.into_iter();
             self.finished_first = sides.find(|&side| relay.is_finished(side));
         }
+        if self.broken_first.is_none() {
+            let mut sides = Side::BOTH.into_iter();
+            self.broken_first = sides.find(|&side| relay.is_broken(side));
+        }
+    }
+
+    /// The side that was reset first, or the client's where both were at once.
+    pub(super) const fn broken_first(&self) -> Option<Side> {
+        self.broken_first
     }
 
     /// How far it has come.
@@ -206,7 +223,7 @@ impl History {
             client: self.client,
             pool: Arc::clone(&ending.pool.plan),
             backend: ending.backend.map(Arc::clone),
-            bytes_to_backend: earlier_to_backend + to_backend,
+            bytes_to_backend: earlier_to_backend + to_backend.saturating_sub(self.header),
             bytes_to_client: earlier_to_client + to_client,
             queued: self.dialled.since(self.since),
             connecting: self.connected.map(|tick| tick.since(self.dialled)),

@@ -102,6 +102,9 @@ impl Session {
                 return None;
             }
         };
+        if let Some(history) = &mut history {
+            history.on_attempts(tried.len());
+        }
         Some(Self {
             client: stream,
             leg,
@@ -214,7 +217,10 @@ impl Session {
                 }
             }
             Verdict::Close => Fate::End(End::Close),
-            Verdict::Drop => Fate::End(End::Reset(Side::Client)),
+            Verdict::Drop => {
+                let first = self.history.as_ref().and_then(|it| it.broken_first());
+                Fate::End(End::Reset(first.unwrap_or(Side::Client)))
+            }
             Verdict::Reset(side) => self.flush(key, side, kit),
         }
     }
@@ -316,8 +322,8 @@ impl Session {
             ending.backend = Some(self.leg.lease.backend());
             ending.bytes = Side::BOTH.map(|side| self.relay.sent(side));
         }
-        if let Phase::Connecting(attempts) = &self.phase {
-            history.on_attempts(attempts.tried.len() + usize::from(ending.backend.is_some()));
+        if matches!(self.phase, Phase::Connecting(_)) && ending.backend.is_some() {
+            history.on_attempts(1);
         }
         kit.log_end(&history, end.cause(history.progress()), ending);
     }
@@ -343,8 +349,8 @@ impl Session {
         }
         self.leg.lease.backend().sessions.fetch_add(1, Relaxed);
         let phase = std::mem::replace(&mut self.phase, Phase::Relaying);
-        if let (Phase::Connecting(attempts), Some(history)) = (&phase, &mut self.history) {
-            history.on_attempts(attempts.tried.len() + 1);
+        if let Some(history) = &mut self.history {
+            history.on_attempts(1);
             history.on_connected(kit.now);
         }
         if let Phase::Connecting(attempts) = phase
@@ -353,6 +359,9 @@ impl Session {
         {
             let bytes: Box<[u8]> = header.as_bytes().into();
             self.relay.begin_with(Side::Client, bytes.len());
+            if let Some(history) = &mut self.history {
+                history.on_header(bytes.len());
+            }
             self.parked[Side::Client as usize] = Some(Box::new(Parked::Bytes { bytes, start: 0 }));
         }
         self.last_activity = kit.now;
@@ -397,7 +406,12 @@ impl Session {
             attempts.tried = self.pool.places_in(pool, &attempts.tried);
             self.pool = Arc::clone(pool);
         }
-        match dial(&self.pool, &attempts.client, &mut attempts.tried, kit) {
+        let before = attempts.tried.len();
+        let dialled = dial(&self.pool, &attempts.client, &mut attempts.tried, kit);
+        if let Some(history) = &mut self.history {
+            history.on_attempts(1 + attempts.tried.len() - before);
+        }
+        match dialled {
             Ok(leg) => self.leg = leg,
             Err(refused) => return Fate::End(End::Refuse(refused)),
         }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -12,6 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::harness::backend::dead;
+use crate::harness::process;
 use crate::harness::udp::{self, Echo};
 use crate::harness::{
     Axis, Config, End, Family, Listening, Proxy, Served, on_every_axis, ping, read_all, refused,
@@ -401,6 +403,10 @@ fn res_20_a_log_that_nobody_reads_and_a_full_disk_hold_up_nobody() {
         }
     });
     drop(served(proxy.front()));
+    proxy
+        .log
+        .wait_text("its lines are not taken fast enough, some are lost");
+    proxy.expect("its lines are not taken fast enough");
     proxy.reload(&log_to("/dev/full")).unwrap();
     proxy.rebase();
     drop(served(proxy.front()));
@@ -417,6 +423,92 @@ fn res_20_a_log_that_nobody_reads_and_a_full_disk_hold_up_nobody() {
     proxy.log.wait_text(" lines lost");
     proxy.expect(" lines lost");
     proxy.finish();
+}
+
+#[test]
+fn reloads_leave_few_writers_behind_that_nobody_reads() {
+    let backend = Served::echo(Family::V4);
+    let config = Config::of(Axis::PLAIN, &[backend.address]);
+    let as_format = |format: &str| {
+        let setting = format!("access_log = {{ path = \"-\", format = \"{format}\" }}");
+        config.clone().global(&setting)
+    };
+    let (unread, full) = std::io::pipe().unwrap();
+    fcntl(full.as_fd(), FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    fill(&full);
+    let mut proxy = Proxy::start_with(&as_format("text"), |mut command| {
+        command.stdout(Stdio::from(full));
+        command
+    });
+    let mut outcomes = ["json", "text"].iter().cycle().take(40).map(|format| {
+        drop(served(proxy.front()));
+        proxy.reload(&as_format(format))
+    });
+    let refused = outcomes.find_map(Result::err).unwrap();
+    assert!(
+        refused.contains("nobody takes the lines of those before"),
+        "{refused}"
+    );
+    drop(outcomes);
+    proxy.expect("nobody takes the lines of those before");
+    drop(served(proxy.front()));
+    drop(unread);
+    proxy
+        .log
+        .wait_text("access log: cannot write to -: Broken pipe");
+    proxy.expect("access log: cannot write to -");
+    proxy.expect(" lost");
+    proxy.reload(&config).unwrap();
+    proxy.finish();
+}
+
+#[test]
+fn a_sudden_stop_resets_what_workers_give_each_other_and_each_has_a_line() {
+    let log = AccessLog::new("given");
+    let address = Family::V4.any();
+    let backend = Listening::with_backlog(address, 4_096);
+    let four = Axis {
+        workers: 4,
+        ..Axis::PLAIN
+    };
+    let config = Config::of(four, &[backend.address]).global(&log.setting("text"));
+    let path = log.folder.join("front.sock");
+    let config = config.listener(&format!("bind = \"unix:{}\"", path.display()));
+    let mut proxy = Proxy::start(&config);
+    // Stopped in the middle of a rush, of which every worker gives some to others.
+    let clients = std::thread::scope(|scope| {
+        let rush = || {
+            let connect = |_| UnixStream::connect(&path).ok();
+            let clients: Vec<_> = (0..1_000).map_while(connect).collect();
+            clients
+        };
+        let rushes: Vec<_> = (0..4).map(|_| scope.spawn(rush)).collect();
+        until("many sessions", || {
+            process::descriptors(proxy.id()).others > 1_000
+        });
+        proxy.signal(Signal::SIGINT);
+        let clients = rushes.into_iter().map(|rush| rush.join().unwrap());
+        clients.collect::<Vec<_>>()
+    });
+    proxy.wait_exit(crate::harness::DEADLINE);
+    let mut accepted: Vec<_> = std::iter::from_fn(|| backend.try_accept()).collect();
+    let ends: Vec<End> = accepted
+        .iter_mut()
+        .map(|server| read_all(server).1)
+        .collect();
+    assert!(!ends.is_empty() && !clients.is_empty());
+    let finished = ends.iter().filter(|&&end| end == End::Fin).count();
+    assert_eq!(finished, 0, "of {} at the backend", ends.len());
+    let totals = proxy.log.find(0, |line| {
+        let (_, counts) = line.split_once("listener \"front\": accepted ")?;
+        counts.split(',').next()?.parse::<usize>().ok()
+    });
+    let told = lines(&log.path()).len();
+    assert!(
+        ends.len() <= told && told <= totals.unwrap(),
+        "{} {told} {totals:?}",
+        ends.len()
+    );
 }
 
 /// Writes to a pipe until it takes nothing more.

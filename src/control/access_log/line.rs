@@ -36,8 +36,12 @@ impl Line<'_> {
             Some(client) => write!(text, "{client}")?,
             None => text.write_all(b"unix")?,
         }
-        write!(text, " {}/", Plain(&record.pool.name))?;
+        let pool = Plain(&record.pool.name).to_string();
+        // So that the first one ends it.
+        write!(text, " {}/", pool.replace('/', "\\u{2f}"))?;
         match &record.backend {
+            // That is what stands for none.
+            Some(backend) if backend.name() == "-" => text.write_all(b"\\u{2d}")?,
             Some(backend) => write!(text, "{}", Plain(backend.name()))?,
             None => text.write_all(b"-")?,
         }
@@ -133,7 +137,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::load;
+    use crate::config::{load, plan};
     use crate::data::mailbox::ListenerCounters;
     use crate::lb::backend::BackendState;
     use crate::lb::time::Tick;
@@ -210,5 +214,20 @@ mod tests {
         for key in ["backend", "connect_ms", "first_byte_ms"] {
             assert!(object[key].is_null(), "{json}");
         }
+    }
+
+    #[test]
+    fn the_first_slash_ends_the_name_of_the_pool() {
+        let plan = plan::Pool {
+            name: "a/b".to_owned(),
+            ..(*record().pool).clone()
+        };
+        let odd = Record {
+            pool: Arc::new(plan),
+            backend: Some(Arc::new(BackendState::new("a/b", "-", true))),
+            ..record()
+        };
+        let text = line(LogFormat::Text, &odd);
+        assert!(text.contains(" a\\u{2f}b/\\u{2d} CN "), "{text}");
     }
 }

@@ -11,26 +11,123 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam::channel::{Receiver, Sender, bounded, never, unbounded};
+use crossbeam::channel::{
+    Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, never, unbounded,
+};
 
 use crate::config::plan::{AccessLog as Plan, LogFormat, Output};
 use crate::data::mailbox::{AccessLog, Record};
 use crate::lb::time::Tick;
 
-/// A writer at work. It ends when this and all ways to it are gone and everything is written.
+/// The writer in force, and those before it that have not ended yet.
+#[derive(Debug, Default)]
+pub(super) struct Writers {
+    current: Option<Writer>,
+    retired: Vec<Retired>,
+}
+
+/// What a new plan asks for.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// The one in force goes on.
+    Same,
+    /// This one instead.
+    Other(Option<Writer>),
+}
+
+/// A writer at work.
 #[derive(Debug)]
 pub(super) struct Writer {
     plan: Plan,
     log: AccessLog,
-    lost: Arc<AtomicU64>,
     reopen: Sender<()>,
+    retired: Retired,
+}
+
+/// What is known of a writer that ends: it does so when no worker knows it any more and everything is
+/// written.
+#[derive(Debug)]
+struct Retired {
+    records: Receiver<Record>,
+    lost: Arc<AtomicU64>,
     ended: Receiver<()>,
 }
 
+impl Writers {
+    /// Opens what `plan` asks for, unless that is open already. `epoch` is what ticks count from.
+    pub(super) async fn next(
+        &mut self,
+        plan: Option<&Plan>,
+        epoch: Instant,
+    ) -> Result<Next, String> {
+        if self.current.as_ref().map(|writer| &writer.plan) == plan {
+            return Ok(Next::Same);
+        }
+        let Some(plan) = plan else {
+            return Ok(Next::Other(None));
+        };
+        self.retired.retain(|writer| !writer.has_ended());
+        if self.retired.len() >= RETIRED_MAX {
+            return Err("global.access_log: nobody takes the lines of those before".to_owned());
+        }
+        let failed = |error| format!("global.access_log: cannot open {}: {error}", plan.output);
+        let output = plan.output.clone();
+        // A file system may hang: probes go on meanwhile, and requests wait no longer than this.
+        let opening = tokio::task::spawn_blocking(move || open(&output));
+        let sink = match tokio::time::timeout(OPEN_MAX, opening).await {
+            Ok(Ok(opened)) => opened.map_err(failed)?,
+            Ok(Err(error)) => return Err(failed(error.into())),
+            Err(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
+        };
+        let writer = Writer::start(plan.clone(), sink, epoch).map_err(failed)?;
+        Ok(Next::Other(Some(writer)))
+    }
+
+    /// The way to the one that is to be in force.
+    pub(super) fn log(&self, next: &Next) -> Option<AccessLog> {
+        let writer = match next {
+            Next::Same => self.current.as_ref(),
+            Next::Other(writer) => writer.as_ref(),
+        };
+        writer.map(|writer| writer.log.clone())
+    }
+
+    /// Takes what [`Writers::next`] gave.
+    pub(super) fn put_in_force(&mut self, next: Next) {
+        if let Next::Other(writer) = next {
+            let before = std::mem::replace(&mut self.current, writer);
+            self.retired.extend(before.map(|writer| writer.retired));
+        }
+    }
+
+    /// Opens the file anew: the one that is open may have another name by now.
+    pub(super) fn reopen(&self) {
+        match &self.current {
+            // A writer that has ended has said why.
+            Some(writer) => drop(writer.reopen.send(())),
+            None => log::debug!("SIGUSR1: there is no access log"),
+        }
+    }
+
+    /// Waits until what has been sent is written; not for long, if nobody takes it. No worker may be
+    /// left.
+    pub(super) fn finish(&mut self) {
+        self.put_in_force(Next::Other(None));
+        let until = Instant::now() + FINISH_MAX;
+        let late = self
+            .retired
+            .drain(..)
+            .filter(|writer| writer.ended.recv_deadline(until) == Err(RecvTimeoutError::Timeout));
+        let left: Vec<u64> = late.map(|writer| writer.left()).collect();
+        if !left.is_empty() {
+            let lost: u64 = left.iter().sum();
+            log::warn!("access log: nobody takes its lines, at least {lost} are lost");
+        }
+    }
+}
+
 impl Writer {
-    /// Opens what `plan` names and starts to write there. `epoch` is what ticks count from.
-    pub(super) fn start(plan: Plan, epoch: Instant) -> io::Result<Self> {
-        let sink = open(&plan.output)?;
+    fn start(plan: Plan, sink: File, epoch: Instant) -> io::Result<Self> {
         let (log, records, lost) = AccessLog::new();
         let (reopen, orders) = unbounded();
         let (end, ended) = bounded(1);
@@ -44,6 +141,11 @@ impl Writer {
             lost: Arc::clone(&lost),
             told: Told::default(),
         };
+        let retired = Retired {
+            records: records.clone(),
+            lost,
+            ended,
+        };
         std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || {
@@ -53,40 +155,20 @@ impl Writer {
         Ok(Self {
             plan,
             log,
-            lost,
             reopen,
-            ended,
+            retired,
         })
     }
+}
 
-    /// Whether it does what `plan` asks for.
-    pub(super) fn is_of(&self, plan: &Plan) -> bool {
-        self.plan == *plan
+impl Retired {
+    fn has_ended(&self) -> bool {
+        self.ended.try_recv() == Err(TryRecvError::Disconnected)
     }
 
-    /// The way to it.
-    pub(super) fn log(&self) -> AccessLog {
-        self.log.clone()
-    }
-
-    /// Opens its file anew: the one that it has may have another name by now.
-    pub(super) fn reopen(&self) {
-        // A writer that has ended has said why.
-        let _ended = self.reopen.send(());
-    }
-
-    /// Waits until what has been sent is written; not for long, if nobody takes it. No worker may be
-    /// left.
-    pub(super) fn finish(self) {
-        let Self {
-            log, lost, ended, ..
-        } = self;
-        let waiting = log.waiting();
-        drop(log);
-        if ended.recv_timeout(FINISH_MAX) == Err(crossbeam::channel::RecvTimeoutError::Timeout) {
-            let lost = lost.load(Relaxed) + waiting as u64;
-            log::warn!("access log: nobody takes its lines; at least {lost} are lost");
-        }
+    /// Lines that are lost if it is not waited for.
+    fn left(&self) -> u64 {
+        self.lost.load(Relaxed) + self.records.len() as u64
     }
 }
 
@@ -114,6 +196,8 @@ struct Told {
 impl Pen {
     fn write_all(&mut self, records: &Receiver<Record>, mut reopen: Receiver<()>) {
         loop {
+            let is_told = self.lost.load(Relaxed) == self.told.lost;
+            let patience = if is_told { NEVER } else { TELL_EVERY };
             crossbeam::select! {
                 recv(reopen) -> order => match order {
                     Ok(()) => self.reopen(),
@@ -126,6 +210,7 @@ impl Pen {
                     }
                     Err(_) => break,
                 },
+                default(patience) => self.tell_lost(Duration::ZERO),
             }
         }
         self.tell_lost(Duration::ZERO);
@@ -143,7 +228,9 @@ impl Pen {
             self.text.insert(0, b'\n');
         }
         if let Err(error) = self.flush() {
-            let lost = self.text.iter().filter(|&&byte| byte == b'\n').count();
+            let ends = self.text.iter().filter(|&&byte| byte == b'\n').count();
+            // The one in front ends a line that was lost before.
+            let lost = ends - usize::from(self.text.first() == Some(&b'\n'));
             self.lost.fetch_add(lost as u64, Relaxed);
             let line = format_args!("access log: cannot write to {}: {error}", self.output);
             if self.told.is_time(TELL_EVERY) {
@@ -219,6 +306,15 @@ const BATCH: usize = 256;
 
 /// How often the log is told that lines are lost.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// A time nobody waits for.
+const NEVER: Duration = Duration::from_secs(86_400);
+
+/// How long a file may take to be opened: a file system may hang.
+const OPEN_MAX: Duration = Duration::from_secs(2);
+
+/// Writers that are to end and cannot, because nobody takes what they have.
+const RETIRED_MAX: usize = 4;
 
 /// How long the end of the process waits for the last lines.
 const FINISH_MAX: Duration = Duration::from_secs(1);

@@ -86,9 +86,9 @@ impl Worker {
             let load = |worker: usize| self.shared.workers[worker].sessions.load(Relaxed);
             if load(self.index) > load(other) + load(other) / 4 + CLEARLY_MORE {
                 request.admission.move_to(other);
-                let adopt = Command::Adopt(Box::new(Accepted(request)));
+                let adopt = Command::Adopt(Box::new(Accepted::new(request)));
                 if self.mailboxes[other].post(adopt).is_err() {
-                    log::error!("worker {}: worker {other} has ended", self.index);
+                    log::debug!("worker {}: worker {other} has stopped already", self.index);
                 }
                 return;
             }

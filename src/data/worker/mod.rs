@@ -65,11 +65,31 @@ pub struct Handle {
 }
 
 /// A connection that one worker accepted and another one serves.
-pub struct Accepted(Box<Request>);
+pub struct Accepted(Option<Box<Request>>);
+
+impl Accepted {
+    const fn new(request: Box<Request>) -> Self {
+        Self(Some(request))
+    }
+
+    fn take(mut self) -> Option<Box<Request>> {
+        self.0.take()
+    }
+}
+
+/// Nobody has served it, because the process stops: the client is not to take that for an end.
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        if let Some(request) = &self.0 {
+            request.stream.reset_on_close();
+        }
+    }
+}
 
 impl fmt::Debug for Accepted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Accepted").field(&self.0.client).finish()
+        let client = self.0.as_ref().map(|request| request.client);
+        f.debug_tuple("Accepted").field(&client).finish()
     }
 }
 
@@ -328,6 +348,7 @@ impl Worker {
     fn open(&mut self, request: Request) {
         self.is_drained = false; // another worker may have given it away while this one drained
         if self.sessions.len() >= SESSIONS_MAX {
+            request.stream.reset_on_close();
             return;
         }
         let Some(session) = Session::open(request, &mut self.kit) else {
@@ -355,9 +376,17 @@ impl Worker {
                 Command::Install { active, add } => self.install(active, add),
                 Command::Cut(backend) => self.cut(&backend),
                 Command::Drain { within } => self.drain(within),
-                Command::Stop => self.stop(),
-                Command::Adopt(accepted) => self.adopt(*accepted.0),
+                Command::Stop => self.is_stopping = true,
+                Command::Adopt(accepted) => {
+                    if let Some(request) = accepted.take() {
+                        self.adopt(*request);
+                    }
+                }
             }
+        }
+        // What was given to this worker until now ends as its other sessions do.
+        if self.is_stopping {
+            self.stop();
         }
     }
 
@@ -403,7 +432,6 @@ impl Worker {
             self.end(key, &End::Cut(Cut::Stop));
         }
         self.datagrams.stop(&self.kit);
-        self.is_stopping = true;
     }
 }
 

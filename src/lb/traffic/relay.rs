@@ -229,8 +229,7 @@ impl Relay {
                 };
             }
         }
-        let shut = |side| self.direction(side).sink == Sink::Shut;
-        if shut(Side::Client) && shut(Side::Backend) {
+        if self.is_shut(Side::Client) && self.is_shut(Side::Backend) {
             Verdict::Close
         } else {
             Verdict::Run
@@ -283,7 +282,8 @@ impl Relay {
         direction.read_on = true;
     }
 
-    fn is_broken(&self, side: Side) -> bool {
+    /// Whether the connection of `side` is.
+    pub fn is_broken(&self, side: Side) -> bool {
         self.connection(side) != Connection::Sound
     }
 

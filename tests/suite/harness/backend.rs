@@ -50,7 +50,15 @@ impl Listening {
     }
 
     pub fn at(address: SocketAddr) -> Self {
-        let listener = listen(address);
+        Self::of(listen(address))
+    }
+
+    /// One that many connections can wait at.
+    pub fn with_backlog(address: SocketAddr, backlog: i32) -> Self {
+        Self::of(listen_with_backlog(address, backlog))
+    }
+
+    fn of(listener: TcpListener) -> Self {
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("bound");
         Self { listener, address }
