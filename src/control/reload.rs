@@ -121,7 +121,7 @@ impl Registry {
         self.listeners.retain(|name, counters| {
             let is_used = listeners.contains(name.as_str()) || counters.open.load(Relaxed) > 0;
             if !is_used {
-                log_listener(name, counters);
+                log_listener(counters);
             }
             is_used
         });
@@ -130,10 +130,10 @@ impl Registry {
     /// The totals of every backend and listener known. Those of the others were logged when they
     /// were forgotten.
     pub(super) fn log_totals(&self) {
-        let mut listeners: Vec<_> = self.listeners.iter().collect();
-        listeners.sort_by_key(|(name, _)| *name);
-        for (name, counters) in listeners {
-            log_listener(name, counters);
+        let mut listeners: Vec<_> = self.listeners.values().collect();
+        listeners.sort_by_key(|counters| &counters.name);
+        for counters in listeners {
+            log_listener(counters);
         }
         let mut backends: Vec<_> = self.backends.iter().collect();
         backends.sort_by_key(|(identity, _)| *identity);
@@ -166,7 +166,8 @@ impl Registry {
     }
 }
 
-fn log_listener(name: &str, counters: &ListenerCounters) {
+fn log_listener(counters: &ListenerCounters) {
+    let name = &counters.name;
     let barred = Barred::ALL.map(|reason| {
         let count = counters.barred[reason as usize].load(Relaxed);
         (count > 0).then(|| format!(", refused {}: {count}", reason.name()))

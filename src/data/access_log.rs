@@ -15,6 +15,7 @@ use crate::lb::backend::BackendState;
 use crate::lb::time::Tick;
 use crate::lb::traffic::cause::Cause;
 use crate::lb::traffic::relay::{Relay, Side};
+use crate::wire::proxy_header::Transport;
 
 /// The way to the writer.
 #[derive(Clone, Debug)]
@@ -50,8 +51,8 @@ impl AccessLog {
 pub struct Record {
     /// When it ended.
     pub ended: Tick,
-    /// How it came.
-    pub protocol: Protocol,
+    /// Which of both it was.
+    pub transport: Transport,
     /// The listener it came by.
     pub listener: Arc<ListenerCounters>,
     /// Who it was for; `None` = a client of a Unix socket.
@@ -78,20 +79,11 @@ pub struct Record {
     pub cause: Cause,
 }
 
-/// How a client came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// A session.
-    Tcp,
-    /// A flow.
-    Udp,
-}
-
 /// What is remembered of a session or a flow for its record, from its beginning to its end. Kept only
 /// if there is an access log at the beginning.
 #[derive(Debug)]
 pub(super) struct History {
-    protocol: Protocol,
+    transport: Transport,
     client: Option<SocketAddr>,
     since: Tick,
     dialled: Tick,
@@ -134,13 +126,13 @@ impl<'a> Ending<'a> {
 impl History {
     /// Of someone who came at `since` and whom a backend is looked for at `dialled`.
     pub(super) fn new(
-        protocol: Protocol,
+        transport: Transport,
         client: Option<SocketAddr>,
         since: Tick,
         dialled: Tick,
     ) -> Box<Self> {
         Box::new(Self {
-            protocol,
+            transport,
             client,
             since,
             dialled,
@@ -154,7 +146,7 @@ impl History {
         })
     }
 
-    /// One more backend is tried.
+    /// So many more backends have been tried.
     pub(super) fn on_attempts(&mut self, count: usize) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         self.attempts = self.attempts.saturating_add(count);
@@ -188,14 +180,11 @@ impl History {
         if relay.received(Side::Backend) > 0 {
             self.on_answer(now);
         }
-        if self.finished_first.is_none() {
-            let mut sides = Side::BOTH.into_iter();
-            self.finished_first = sides.find(|&side| relay.is_finished(side));
-        }
-        if self.broken_first.is_none() {
-            let mut sides = Side::BOTH.into_iter();
-            self.broken_first = sides.find(|&side| relay.is_broken(side));
-        }
+        let first = |is_so: &dyn Fn(Side) -> bool| Side::BOTH.into_iter().find(|&side| is_so(side));
+        let finished = || first(&|side| relay.is_finished(side));
+        let broken = || first(&|side| relay.is_broken(side));
+        self.finished_first = self.finished_first.or_else(finished);
+        self.broken_first = self.broken_first.or_else(broken);
     }
 
     /// The side that was reset first, or the client's where both were at once.
@@ -218,7 +207,7 @@ impl History {
         let [earlier_to_backend, earlier_to_client] = self.earlier;
         Record {
             ended: now,
-            protocol: self.protocol,
+            transport: self.transport,
             listener: Arc::clone(ending.listener),
             client: self.client,
             pool: Arc::clone(&ending.pool.plan),

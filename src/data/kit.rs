@@ -1,7 +1,7 @@
 //! What a worker lends to the session it is working on.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::lb::time::Tick;
 use crate::lb::traffic::cause::Cause;
 use crate::lb::traffic::deadline::Wheel;
 use crate::lb::traffic::relay::{COPY_BYTES_MAX, Carriage};
+use crate::wire::proxy_header::Transport;
 
 /// A worker's tools, one of each.
 pub(super) struct Kit {
@@ -54,9 +55,19 @@ impl Kit {
             notices: Notices::default(),
         }
     }
-}
 
-impl Kit {
+    /// What is remembered for the access log, if there is one, of someone who came at `since` and whom
+    /// a backend is looked for now.
+    pub(super) fn history(
+        &self,
+        transport: Transport,
+        client: Option<SocketAddr>,
+        since: Tick,
+    ) -> Option<Box<History>> {
+        let is_logged = self.active.access_log.is_some();
+        is_logged.then(|| History::new(transport, client, since, self.now))
+    }
+
     /// Tells the access log, if there is one, of a session or a flow that is over.
     pub(super) fn log_end(&self, history: &History, cause: Cause, ending: Ending<'_>) {
         if let Some(log) = &self.active.access_log {

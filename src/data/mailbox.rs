@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 
-pub use super::access_log::{AccessLog, Protocol, Record};
+pub use super::access_log::{AccessLog, Record};
 pub use super::entry::Barred;
 use super::entry::Sources;
 use crate::config::plan;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mio::Registry;
 
-use super::access_log::{Ending, History, Protocol};
+use super::access_log::{Ending, History};
 use super::carry::{Carried, Direction};
 use super::dial::{Leg, dial, on_connect_failed};
 use super::fate::{Cut, End, Fate};
@@ -85,26 +85,25 @@ impl Session {
             admission,
             since,
         } = request;
-        let is_logged = kit.active.access_log.is_some();
         let address = matches!(stream, Stream::Tcp(_)).then_some(client.source);
-        let mut history = is_logged.then(|| History::new(Protocol::Tcp, address, since, kit.now));
+        let mut history = kit.history(Transport::Stream, address, since);
         let mut tried = Vec::new();
-        let leg = match dial(&pool, &client, &mut tried, kit) {
+        let dialled = dial(&pool, &client, &mut tried, kit);
+        if let Some(history) = &mut history {
+            history.on_attempts(tried.len());
+        }
+        let leg = match dialled {
             Ok(leg) => leg,
             Err(refused) => {
                 admission.on_refused();
                 refuse(&stream, &pool, &refused, kit);
-                if let Some(history) = &mut history {
-                    history.on_attempts(tried.len());
+                if let Some(history) = &history {
                     let ending = Ending::without_backend(admission.listener(), &pool);
                     kit.log_end(history, refused.cause(), ending);
                 }
                 return None;
             }
         };
-        if let Some(history) = &mut history {
-            history.on_attempts(tried.len());
-        }
         Some(Self {
             client: stream,
             leg,

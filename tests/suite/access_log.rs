@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::backend::dead;
 use crate::harness::process;
+use crate::harness::proxy::Folder;
 use crate::harness::udp::{self, Echo};
 use crate::harness::{
     Axis, Config, End, Family, Listening, Proxy, Served, on_every_axis, ping, read_all, refused,
@@ -21,19 +22,15 @@ use crate::harness::{
 };
 
 /// A file of its own for the access log of a case.
-struct AccessLog {
-    folder: PathBuf,
-}
+struct AccessLog(Folder);
 
 impl AccessLog {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("evenkeel-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        Self { folder }
+    fn new() -> Self {
+        Self(Folder::new())
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.join("access.log")
+        self.0.path().join("access.log")
     }
 
     /// The setting that asks for it.
@@ -46,12 +43,6 @@ impl AccessLog {
     #[track_caller]
     fn wait(&self, count: usize) -> Vec<String> {
         wait_lines(&self.path(), count)
-    }
-}
-
-impl Drop for AccessLog {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.folder));
     }
 }
 
@@ -118,10 +109,7 @@ impl Line {
 #[test]
 fn a_session_is_a_line_that_says_what_it_was() {
     on_every_axis(|axis| {
-        let log = AccessLog::new(&format!(
-            "session-{:?}-{}-{}",
-            axis.family, axis.splice, axis.workers
-        ));
+        let log = AccessLog::new();
         let backend = Listening::start(axis.family);
         let (dead, _held) = dead(axis.family);
         let config = Config::of(axis, &[dead, backend.address]);
@@ -144,8 +132,8 @@ fn a_session_is_a_line_that_says_what_it_was() {
         assert_eq!(line.client, address.to_string());
         assert_eq!(line.backend, "pool/b");
         assert_eq!(line.cause, "CN");
-        assert_eq!(line.number("to_backend"), 10_000);
-        assert_eq!(line.number("to_client"), 70_000);
+        assert_eq!(line.number("bytes_to_backend"), 10_000);
+        assert_eq!(line.number("bytes_to_client"), 70_000);
         assert_eq!(line.number("attempts"), 2);
         let (queue, connect) = (line.number("queue_ms"), line.number("connect_ms"));
         assert!(queue + connect <= line.number("first_byte_ms"));
@@ -175,7 +163,7 @@ fn assert_cause(
 
 #[test]
 fn a_line_says_who_ended_a_session_and_how() {
-    let log = AccessLog::new("causes");
+    let log = AccessLog::new();
     let backend = Listening::start(Family::V4);
     let config = Config::of(Axis::PLAIN, &[backend.address]).global(&log.setting("text"));
     let slow = config.clone().pool("idle_timeout = \"1h\"");
@@ -214,7 +202,7 @@ fn a_line_says_who_ended_a_session_and_how() {
 
 #[test]
 fn a_client_that_gets_no_backend_has_a_line() {
-    let log = AccessLog::new("refused");
+    let log = AccessLog::new();
     let (first, _held) = dead(Family::V4);
     let (second, _too) = dead(Family::V4);
     let config = Config::of(Axis::PLAIN, &[first, second]).global(&log.setting("text"));
@@ -241,7 +229,7 @@ fn a_client_that_gets_no_backend_has_a_line() {
 
 #[test]
 fn sessions_that_a_stop_cuts_have_their_lines() {
-    let log = AccessLog::new("stop");
+    let log = AccessLog::new();
     let backend = Served::echo(Family::V4);
     let config = Config::of(Axis::PLAIN, &[backend.address]);
     let config = config.global(&log.setting("json"));
@@ -258,10 +246,7 @@ fn sessions_that_a_stop_cuts_have_their_lines() {
 #[test]
 fn a_flow_is_a_line() {
     on_every_axis(|axis| {
-        let log = AccessLog::new(&format!(
-            "flow-{:?}-{}-{}",
-            axis.family, axis.splice, axis.workers
-        ));
+        let log = AccessLog::new();
         let backend = Echo::start(b'a', axis.family.any());
         let config = Config::udp(axis, &[backend.address]).global(&log.setting("text"));
         let proxy = Proxy::start(&config);
@@ -273,8 +258,8 @@ fn a_flow_is_a_line() {
         assert_eq!((&*line.protocol, &*line.cause), ("udp", "EI"));
         assert_eq!(line.client, client.local_addr().unwrap().to_string());
         assert_eq!((&*line.listener, &*line.backend), ("front", "pool/a"));
-        assert_eq!(line.number("to_backend"), 15);
-        assert_eq!(line.number("to_client"), 18);
+        assert_eq!(line.number("bytes_to_backend"), 15);
+        assert_eq!(line.number("bytes_to_client"), 18);
         assert_eq!(line.values["connect_ms"], "-");
         assert!(line.number("first_byte_ms") <= line.number("total_ms"));
         proxy
@@ -283,14 +268,14 @@ fn a_flow_is_a_line() {
         let client = udp::client(proxy.front());
         assert_eq!(udp::ask(&client, b""), b"a");
         let line = Line::of(&log.wait(2)[1]);
-        assert_eq!((&*line.cause, line.number("to_client")), ("BN", 1));
+        assert_eq!((&*line.cause, line.number("bytes_to_client")), ("BN", 1));
         proxy.finish();
     });
 }
 
 #[test]
 fn a_flow_that_moves_is_one_line_with_all_its_bytes() {
-    let log = AccessLog::new("moved");
+    let log = AccessLog::new();
     let backends = Echo::several(2, Family::V4);
     let addresses: Vec<SocketAddr> = backends.iter().map(|backend| backend.address).collect();
     let config = Config::udp(Axis::PLAIN, &addresses).pool("balance = \"first\"");
@@ -312,19 +297,19 @@ fn a_flow_that_moves_is_one_line_with_all_its_bytes() {
         .unwrap();
     let line = Line::of(&log.wait(1)[0]);
     assert_eq!((&*line.cause, &*line.backend), ("ED", "pool/b"));
-    assert_eq!(line.number("to_backend"), 5);
-    assert_eq!(line.number("to_client"), 7);
+    assert_eq!(line.number("bytes_to_backend"), 5);
+    assert_eq!(line.number("bytes_to_client"), 7);
     assert_eq!(line.number("attempts"), 2);
     proxy.finish();
 }
 
 #[test]
 fn a_signal_opens_the_file_anew_and_no_line_is_lost() {
-    let log = AccessLog::new("rotated");
+    let log = AccessLog::new();
     let backend = Served::echo(Family::V4);
     let config = Config::of(Axis::PLAIN, &[backend.address]).global(&log.setting("text"));
     let proxy = Proxy::start(&config);
-    let old = log.folder.join("access.log.1");
+    let old = log.0.path().join("access.log.1");
     drop(served(proxy.front()));
     log.wait(1);
     fs::rename(log.path(), &old).unwrap();
@@ -342,7 +327,7 @@ fn a_signal_opens_the_file_anew_and_no_line_is_lost() {
 
 #[test]
 fn a_reload_turns_it_on_and_off_and_to_another_file() {
-    let (first, second) = (AccessLog::new("first"), AccessLog::new("second"));
+    let (first, second) = (AccessLog::new(), AccessLog::new());
     let backend = Served::echo(Family::V4);
     let config = Config::of(Axis::PLAIN, &[backend.address]);
     let mut proxy = Proxy::start(&config);
@@ -464,7 +449,7 @@ fn reloads_leave_few_writers_behind_that_nobody_reads() {
 
 #[test]
 fn a_sudden_stop_resets_what_workers_give_each_other_and_each_has_a_line() {
-    let log = AccessLog::new("given");
+    let log = AccessLog::new();
     let address = Family::V4.any();
     let backend = Listening::with_backlog(address, 4_096);
     let four = Axis {
@@ -472,7 +457,7 @@ fn a_sudden_stop_resets_what_workers_give_each_other_and_each_has_a_line() {
         ..Axis::PLAIN
     };
     let config = Config::of(four, &[backend.address]).global(&log.setting("text"));
-    let path = log.folder.join("front.sock");
+    let path = log.0.path().join("front.sock");
     let config = config.listener(&format!("bind = \"unix:{}\"", path.display()));
     let mut proxy = Proxy::start(&config);
     // Stopped in the middle of a rush, of which every worker gives some to others.

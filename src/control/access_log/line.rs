@@ -4,8 +4,11 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::time::{Duration, SystemTime};
 
+use serde_json::Value;
+
 use crate::config::plan::LogFormat;
-use crate::data::mailbox::{Protocol, Record};
+use crate::data::mailbox::Record;
+use crate::wire::proxy_header::Transport;
 
 /// Appends the line of `record`, which ended at `time`.
 pub(super) fn append(text: &mut Vec<u8>, format: LogFormat, time: SystemTime, record: &Record) {
@@ -25,83 +28,82 @@ struct Line<'a> {
 impl Line<'_> {
     fn text(&self, text: &mut Vec<u8>) -> io::Result<()> {
         let record = self.record;
+        let time = humantime::format_rfc3339_millis(self.time);
+        let (protocol, client, cause) = (self.protocol(), self.client(), record.cause);
+        let listener = Plain(&record.listener.name);
+        // So that the first slash ends the name of the pool.
+        let pool = Plain(&record.pool.name).to_string().replace('/', "\\u{2f}");
+        let backend = match &record.backend {
+            None => "-".to_owned(),
+            // That is what stands for none.
+            Some(backend) if backend.name() == "-" => "\\u{2d}".to_owned(),
+            Some(backend) => Plain(backend.name()).to_string(),
+        };
         write!(
             text,
-            "{} {} {} ",
-            humantime::format_rfc3339_millis(self.time),
-            protocol(record.protocol),
-            Plain(&record.listener.name)
+            "{time} {protocol} {listener} {client} {pool}/{backend} {cause}"
         )?;
-        match record.client {
-            Some(client) => write!(text, "{client}")?,
-            None => text.write_all(b"unix")?,
+        for (name, number) in self.numbers() {
+            match number {
+                Some(number) => write!(text, " {name}={number}")?,
+                None => write!(text, " {name}=-")?,
+            }
         }
-        let pool = Plain(&record.pool.name).to_string();
-        // So that the first one ends it.
-        write!(text, " {}/", pool.replace('/', "\\u{2f}"))?;
-        match &record.backend {
-            // That is what stands for none.
-            Some(backend) if backend.name() == "-" => text.write_all(b"\\u{2d}")?,
-            Some(backend) => write!(text, "{}", Plain(backend.name()))?,
-            None => text.write_all(b"-")?,
-        }
-        writeln!(
-            text,
-            " {} to_backend={} to_client={} queue_ms={} connect_ms={} first_byte_ms={} total_ms={} \
-             attempts={}",
-            record.cause,
-            record.bytes_to_backend,
-            record.bytes_to_client,
-            record.queued.as_millis(),
-            Milliseconds(record.connecting, "-"),
-            Milliseconds(record.first_byte, "-"),
-            record.total.as_millis(),
-            record.attempts
-        )
+        text.write_all(b"\n")
     }
 
     fn json(&self, text: &mut Vec<u8>) -> io::Result<()> {
         let record = self.record;
-        write!(
-            text,
-            "{{\"time\":\"{}\",\"protocol\":\"{}\",\"listener\":{},\"client\":",
-            humantime::format_rfc3339_millis(self.time),
-            protocol(record.protocol),
-            quoted(&record.listener.name)
-        )?;
-        match record.client {
-            Some(client) => write!(text, "\"{client}\"")?,
-            None => text.write_all(b"\"unix\"")?,
+        let time = humantime::format_rfc3339_millis(self.time).to_string();
+        let client = self.client();
+        let words = [
+            ("time", Some(&*time)),
+            ("protocol", Some(self.protocol())),
+            ("listener", Some(&*record.listener.name)),
+            ("client", Some(&*client)),
+            ("pool", Some(&*record.pool.name)),
+            (
+                "backend",
+                record.backend.as_ref().map(|backend| backend.name()),
+            ),
+        ];
+        text.write_all(b"{")?;
+        for (name, word) in words {
+            write!(text, "\"{name}\":{},", Value::from(word))?;
         }
-        let backend = record.backend.as_ref();
-        let backend = backend.map_or_else(|| "null".to_owned(), |backend| quoted(backend.name()));
-        writeln!(
-            text,
-            ",\"pool\":{},\"backend\":{backend},\"cause\":\"{}\",\"bytes_to_backend\":{},\
-             \"bytes_to_client\":{},\"queue_ms\":{},\"connect_ms\":{},\"first_byte_ms\":{},\
-             \"total_ms\":{},\"attempts\":{}}}",
-            quoted(&record.pool.name),
-            record.cause,
-            record.bytes_to_backend,
-            record.bytes_to_client,
-            record.queued.as_millis(),
-            Milliseconds(record.connecting, "null"),
-            Milliseconds(record.first_byte, "null"),
-            record.total.as_millis(),
-            record.attempts
-        )
+        write!(text, "\"cause\":\"{}\"", record.cause)?;
+        for (name, number) in self.numbers() {
+            write!(text, ",\"{name}\":{}", Value::from(number))?;
+        }
+        text.write_all(b"}\n")
     }
-}
 
-const fn protocol(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
+    const fn protocol(&self) -> &'static str {
+        match self.record.transport {
+            Transport::Stream => "tcp",
+            Transport::Datagram => "udp",
+        }
     }
-}
 
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    fn client(&self) -> String {
+        let client = self.record.client;
+        client.map_or_else(|| "unix".to_owned(), |client| client.to_string())
+    }
+
+    /// What is counted and measured; `None` = it has not been.
+    fn numbers(&self) -> [(&'static str, Option<u64>); 7] {
+        let record = self.record;
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        [
+            ("bytes_to_backend", Some(record.bytes_to_backend)),
+            ("bytes_to_client", Some(record.bytes_to_client)),
+            ("queue_ms", Some(ms(record.queued))),
+            ("connect_ms", record.connecting.map(ms)),
+            ("first_byte_ms", record.first_byte.map(ms)),
+            ("total_ms", Some(ms(record.total))),
+            ("attempts", Some(u64::from(record.attempts))),
+        ]
+    }
 }
 
 /// A name as one word: a backend without a name is called by its path, which may hold anything.
@@ -117,18 +119,6 @@ impl fmt::Display for Plain<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// A duration, or what stands for none.
-struct Milliseconds(Option<Duration>, &'static str);
-
-impl fmt::Display for Milliseconds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(duration) => write!(f, "{}", duration.as_millis()),
-            None => f.write_str(self.1),
-        }
     }
 }
 
@@ -152,7 +142,7 @@ mod tests {
         .unwrap();
         Record {
             ended: Tick::from_ms(5_000),
-            protocol: Protocol::Tcp,
+            transport: Transport::Stream,
             listener: Arc::new(ListenerCounters::new("l")),
             client: Some("[2001:db8::1]:7".parse().unwrap()),
             pool: Arc::clone(&plan.pools[0]),
@@ -180,7 +170,7 @@ mod tests {
         assert_eq!(
             line(LogFormat::Text, &record()),
             "2001-09-09T01:46:41.002Z tcp l [2001:db8::1]:7 p/unix:/a\\u{20}\"b\\u{a} CN \
-             to_backend=1 to_client=2 queue_ms=0 connect_ms=3 first_byte_ms=4 total_ms=5000 \
+             bytes_to_backend=1 bytes_to_client=2 queue_ms=0 connect_ms=3 first_byte_ms=4 total_ms=5000 \
              attempts=6\n"
         );
     }
@@ -209,7 +199,7 @@ mod tests {
         assert!(text.contains(" unix p/- CN "), "{text}");
         assert!(text.contains(" connect_ms=- first_byte_ms=- "), "{text}");
         let json = line(LogFormat::Json, &refused);
-        let object: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let object: Value = serde_json::from_str(&json).unwrap();
         assert_eq!(object["client"], "unix");
         for key in ["backend", "connect_ms", "first_byte_ms"] {
             assert!(object[key].is_null(), "{json}");

@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::channel::{
-    Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, never, unbounded,
+    Receiver, RecvTimeoutError, Sender, TryRecvError, after, bounded, never, unbounded,
 };
 
 use crate::config::plan::{AccessLog as Plan, LogFormat, Output};
 use crate::data::mailbox::{AccessLog, Record};
+use crate::lb::log_rate::{Admit, LogRate};
 use crate::lb::time::Tick;
 
 /// The writer in force, and those before it that have not ended yet.
@@ -139,7 +140,9 @@ impl Writer {
             text: Vec::new(),
             is_torn: false,
             lost: Arc::clone(&lost),
-            told: Told::default(),
+            told: 0,
+            errors: LogRate::new(1, TELL_EVERY),
+            losses: LogRate::new(1, TELL_EVERY),
         };
         let retired = Retired {
             records: records.clone(),
@@ -183,21 +186,17 @@ struct Pen {
     /// A line has been written in part.
     is_torn: bool,
     lost: Arc<AtomicU64>,
-    told: Told,
-}
-
-/// What the log has been told of lines that are lost.
-#[derive(Default)]
-struct Told {
-    at: Option<Instant>,
-    lost: u64,
+    /// How many of those the log has been told of.
+    told: u64,
+    errors: LogRate,
+    losses: LogRate,
 }
 
 impl Pen {
     fn write_all(&mut self, records: &Receiver<Record>, mut reopen: Receiver<()>) {
         loop {
-            let is_told = self.lost.load(Relaxed) == self.told.lost;
-            let patience = if is_told { NEVER } else { TELL_EVERY };
+            let is_told = self.lost.load(Relaxed) == self.told;
+            let tell = if is_told { never() } else { after(TELL_EVERY) };
             crossbeam::select! {
                 recv(reopen) -> order => match order {
                     Ok(()) => self.reopen(),
@@ -210,10 +209,10 @@ impl Pen {
                     }
                     Err(_) => break,
                 },
-                default(patience) => self.tell_lost(Duration::ZERO),
+                recv(tell) -> _ => self.tell_lost(),
             }
         }
-        self.tell_lost(Duration::ZERO);
+        self.tell_lost();
     }
 
     fn write(&mut self, records: impl Iterator<Item = Record>) {
@@ -232,13 +231,14 @@ impl Pen {
             // The one in front ends a line that was lost before.
             let lost = ends - usize::from(self.text.first() == Some(&b'\n'));
             self.lost.fetch_add(lost as u64, Relaxed);
-            let line = format_args!("access log: cannot write to {}: {error}", self.output);
-            if self.told.is_time(TELL_EVERY) {
-                log::error!("{line}");
+            if self.errors.admit(self.tick(now)) != Admit::Drop {
+                log::error!("access log: cannot write to {}: {error}", self.output);
             }
         }
         self.text.clear();
-        self.tell_lost(TELL_EVERY);
+        if self.lost.load(Relaxed) > self.told && self.losses.admit(self.tick(now)) != Admit::Drop {
+            self.tell_lost();
+        }
     }
 
     /// Writes what there is; after an error, what is left of it.
@@ -268,23 +268,16 @@ impl Pen {
         }
     }
 
-    fn tell_lost(&mut self, every: Duration) {
+    fn tell_lost(&mut self) {
         let lost = self.lost.load(Relaxed);
-        if lost > self.told.lost && self.told.is_time(every) {
-            log::warn!("access log: {} lines lost", lost - self.told.lost);
-            self.told.lost = lost;
+        if lost > self.told {
+            log::warn!("access log: {} lines lost", lost - self.told);
+            self.told = lost;
         }
     }
-}
 
-impl Told {
-    /// Whether the last time is so long ago; then now is the last time.
-    fn is_time(&mut self, every: Duration) -> bool {
-        let is_time = self.at.is_none_or(|at| at.elapsed() >= every);
-        if is_time {
-            self.at = Some(Instant::now());
-        }
-        is_time
+    fn tick(&self, now: Instant) -> Tick {
+        Tick::ZERO.after(now.saturating_duration_since(self.epoch))
     }
 }
 
@@ -306,9 +299,6 @@ const BATCH: usize = 256;
 
 /// How often the log is told that lines are lost.
 const TELL_EVERY: Duration = Duration::from_secs(1);
-
-/// A time nobody waits for.
-const NEVER: Duration = Duration::from_secs(86_400);
 
 /// How long a file may take to be opened: a file system may hang.
 const OPEN_MAX: Duration = Duration::from_secs(2);

@@ -12,7 +12,6 @@ use mio::{Interest, Registry, Token};
 
 use super::leg::{Leg, Wires, has_own_socket};
 use crate::config::plan::SendProxy;
-use crate::data::access_log::{History, Protocol};
 use crate::data::kit::Kit;
 use crate::data::listen::{Admission, Limit};
 use crate::data::mailbox::{Dropped, Pool, Route, Shared, SocketId};
@@ -243,13 +242,11 @@ impl Gate {
             };
             match wires.wire(pool, picked.index, &client) {
                 Ok(wire) => {
-                    let is_logged = kit.active.access_log.is_some();
-                    let history = is_logged.then(|| {
-                        let mut history =
-                            History::new(Protocol::Udp, Some(client.source), kit.now, kit.now);
+                    let mut history =
+                        kit.history(Transport::Datagram, Some(client.source), kit.now);
+                    if let Some(history) = &mut history {
                         history.on_attempts(tried.len() + 1);
-                        history
-                    });
+                    }
                     return Ok(Leg::new(wire, picked, pool, admission, history));
                 }
                 Err(error) => {

@@ -24,11 +24,7 @@ pub fn in_namespace(name: &str, setup: &str, case: impl FnOnce() + Send) {
         let inside = threads.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("root may make a namespace");
             run("ip link set lo up");
-            setup
-                .lines()
-                .map(str::trim)
-                .filter(|line| !line.is_empty())
-                .for_each(run);
+            run_each(setup);
             case();
         });
         if let Err(panic) = inside.join() {
@@ -90,6 +86,13 @@ fn plug_in(end: &str) {
 pub fn has(tool: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(tool).is_file())
+}
+
+/// Runs a command for each line that is not empty.
+#[track_caller]
+pub fn run_each(lines: &str) {
+    let lines = lines.lines().map(str::trim);
+    lines.filter(|line| !line.is_empty()).for_each(run);
 }
 
 /// Runs a command, in the namespace of the calling thread.

@@ -120,11 +120,17 @@ fn udp_05_nothing_is_ever_cut() {
     assert!(!totals.listeners["front"].contains_key("dropped cut:"));
 }
 
-#[test]
-fn udp_09_answers_come_from_the_address_that_was_asked() {
+/// A proxy that listens on every address of IPv4, and its backend.
+fn on_every_address() -> (Echo, Proxy) {
     let backend = Echo::start(b'a', Family::V4.any());
     let config = Config::udp(Axis::PLAIN, &[backend.address]).listener("bind = \"0.0.0.0:0\"");
     let proxy = Proxy::start(&config);
+    (backend, proxy)
+}
+
+#[test]
+fn udp_09_answers_come_from_the_address_that_was_asked() {
+    let (_backend, proxy) = on_every_address();
     let port = proxy.front().port();
     for last in 1..6 {
         let asked = SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), port));
@@ -137,9 +143,7 @@ fn udp_09_answers_come_from_the_address_that_was_asked() {
 
 #[test]
 fn udp_09_a_broadcast_is_answered_from_the_address_of_its_network() {
-    let backend = Echo::start(b'a', Family::V4.any());
-    let config = Config::udp(Axis::PLAIN, &[backend.address]).listener("bind = \"0.0.0.0:0\"");
-    let proxy = Proxy::start(&config);
+    let (_backend, proxy) = on_every_address();
     let port = proxy.front().port();
     let client = socket(Family::V4);
     client.set_broadcast(true).unwrap();

@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::data::{collect, on_every_axis};
 use crate::harness::backend::listen;
-use crate::harness::namespace::{Host, has, in_namespace, run};
+use crate::harness::namespace::{Host, has, in_namespace, run, run_each};
 use crate::harness::scale::skip;
 use crate::harness::stream::uninterrupted;
 use crate::harness::tamper::tamper;
@@ -113,11 +113,7 @@ fn udp_12_the_words_of_a_firewall_on_the_way_are_a_refusal() {
         run("ip addr add fd12::1/64 dev near");
         host.run(|| {
             run("ip addr add fd12::2/64 dev far");
-            rules
-                .lines()
-                .map(str::trim)
-                .filter(|line| !line.is_empty())
-                .for_each(run);
+            run_each(rules);
         });
         // The kernel takes a while to find that a link is up.
         let (near, far) = (socket_at("[fd12::1]:0".parse().unwrap()), || {
