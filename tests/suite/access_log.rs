@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
@@ -155,7 +156,7 @@ fn assert_cause(
     let (mut client, mut server) = backend.pair(proxy.front());
     // Both sides are there.
     client.write_all(b"x").unwrap();
-    std::io::Read::read_exact(&mut server, &mut [0]).unwrap();
+    server.read_exact(&mut [0]).unwrap();
     play(client, server);
     let found = log.wait(before + 1);
     assert_eq!(Line::of(&found[before]).cause, cause, "{found:#?}");
@@ -197,6 +198,44 @@ fn a_line_says_who_ended_a_session_and_how() {
         assert_eq!(read_all(&mut client).1, End::Reset);
         drop(server);
     });
+    proxy.finish();
+}
+
+#[test]
+fn the_side_that_was_reset_first_has_ended_a_session() {
+    let log = AccessLog::new();
+    let backend = Listening::start(Family::V4);
+    let config = Config::of(Axis::PLAIN, &[backend.address]).global(&log.setting("text"));
+    let proxy = Proxy::start(&config);
+    let (mut other, mut far) = backend.pair(proxy.front());
+    let (client, mut server) = backend.pair(proxy.front());
+    // More than the client takes in, so that the reset waits behind it.
+    let stuck = Duration::from_millis(200);
+    server.set_write_timeout(Some(stuck)).unwrap();
+    while server.write(&[0; 65_536]).is_ok() {}
+    reset(server);
+    // A turn of the worker in which it hears of that.
+    other.write_all(b"x").unwrap();
+    far.read_exact(&mut [0]).unwrap();
+    reset(client);
+    assert_eq!(Line::of(&log.wait(1)[0]).cause, "BR");
+    drop((other, far));
+    proxy.finish();
+}
+
+#[test]
+fn what_goes_before_the_bytes_of_a_client_is_not_counted_as_theirs() {
+    let log = AccessLog::new();
+    let backend = Listening::start(Family::V4);
+    let config = Config::of(Axis::PLAIN, &[backend.address]).pool("send_proxy = \"v1\"");
+    let proxy = Proxy::start(&config.global(&log.setting("text")));
+    let (mut client, mut server) = backend.pair(proxy.front());
+    client.write_all(b"1234567").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let (got, _) = read_all(&mut server);
+    assert!(got.starts_with(b"PROXY TCP4 ") && got.ends_with(b"\r\n1234567"));
+    drop(server);
+    assert_eq!(Line::of(&log.wait(1)[0]).number("bytes_to_backend"), 7);
     proxy.finish();
 }
 
