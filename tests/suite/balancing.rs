@@ -481,7 +481,8 @@ fn iperf3_server() -> (Other, SocketAddr) {
     let (address, guard) = dead(Family::V4);
     drop(guard);
     let child = Command::new("iperf3")
-        .args(["-4", "-s", "-p", &address.port().to_string()])
+        .args(["-s", "-B", &address.ip().to_string()])
+        .args(["-p", &address.port().to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -489,7 +490,7 @@ fn iperf3_server() -> (Other, SocketAddr) {
     let mut server = Other(child.unwrap());
     until("iperf3 listens", || {
         assert!(server.0.try_wait().unwrap().is_none(), "iperf3 ended");
-        !process::listening_inodes(address.port()).is_empty()
+        !process::listening_inodes(address).is_empty()
     });
     (server, address)
 }

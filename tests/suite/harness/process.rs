@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Open descriptors of a process.
@@ -98,14 +99,24 @@ pub fn processor_time(id: u32) -> Duration {
     Duration::from_millis((ticks(11) + ticks(12)) * 10) // 100 ticks a second on Linux
 }
 
-/// The listening sockets of this machine on `port`, by inode.
-pub fn listening_inodes(port: u16) -> Vec<u64> {
+/// The listening sockets of this machine on `address`, by inode. Others may have its port elsewhere.
+pub fn listening_inodes(address: SocketAddr) -> Vec<u64> {
+    // The kernel shows an address as words in the order of this machine's bytes.
+    let octets = match address.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let words = octets.chunks(4).map(|word| {
+        let word = u32::from_ne_bytes(word.try_into().expect("4 bytes"));
+        format!("{word:08X}")
+    });
+    let local = format!("{}:{:04X}", words.collect::<String>(), address.port());
     let mut inodes = Vec::new();
     for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
         let text = fs::read_to_string(table).expect("a table of sockets");
         for line in text.lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            if fields[3] == "0A" && fields[1].ends_with(&format!(":{port:04X}")) {
+            if fields[3] == "0A" && fields[1] == local {
                 inodes.push(fields[9].parse().expect("an inode"));
             }
         }

@@ -64,13 +64,14 @@ fn rld_02_an_added_listener_is_reachable_and_the_others_are_untouched() {
         let proxy = Proxy::start(&config);
         let mut session = connect(proxy.front());
         ping(&mut session);
-        let sockets = process::listening_inodes(proxy.front().port());
+        let sockets = process::listening_inodes(proxy.front());
+        assert_eq!(sockets.len(), axis.workers as usize);
         let bind = format!("\"{}\"", axis.family.any());
         proxy
             .reload(&config.clone().also_listening("second", &bind))
             .unwrap();
         exchange(proxy.address("second"), 0).unwrap();
-        assert_eq!(process::listening_inodes(proxy.front().port()), sockets);
+        assert_eq!(process::listening_inodes(proxy.front()), sockets);
         ping(&mut session);
         drop(session);
         proxy.reload(&config).unwrap(); // so that the descriptors are those of the start
@@ -112,7 +113,7 @@ fn rld_04_changed_backends_leave_the_listening_sockets_and_their_queue() {
         let mut proxy = Proxy::start(&full);
         proxy.expect("global.max_connections is reached, clients wait");
         let (first, first_server) = old.pair(proxy.front());
-        let sockets = process::listening_inodes(proxy.front().port());
+        let sockets = process::listening_inodes(proxy.front());
         assert_eq!(sockets.len(), axis.workers as usize);
         let mut waiting: Vec<Option<TcpStream>> = (0..8u8)
             .map(|n| {
@@ -124,7 +125,7 @@ fn rld_04_changed_backends_leave_the_listening_sockets_and_their_queue() {
         proxy
             .reload(&Config::of(axis, &[new.address]).global("max_connections = 1"))
             .unwrap();
-        assert_eq!(process::listening_inodes(proxy.front().port()), sockets);
+        assert_eq!(process::listening_inodes(proxy.front()), sockets);
         assert!(new.try_accept().is_none(), "the limit holds");
         drop((first, first_server));
         // Whoever has waited is served, one after the other, by the new backend.

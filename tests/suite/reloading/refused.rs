@@ -173,7 +173,7 @@ fn rld_06_an_address_taken_refuses_the_whole_file() {
         assert!(proxy.addresses("extra").is_empty());
         assert!(!socket.exists(), "the file of the listener before it");
         assert_eq!(ask(proxy.front()), Ok(0), "the backends are the old ones");
-        assert_eq!(process::listening_inodes(address.port()).len(), 1);
+        assert_eq!(process::listening_inodes(address).len(), 1);
     }
     super::until("no descriptor is left", || {
         process::descriptors(proxy.id()) == before

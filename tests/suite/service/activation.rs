@@ -49,7 +49,7 @@ fn inherited_sockets_serve_and_outlive_reload_and_stop() {
         "bind = [\"{address}\", \"unix:{}\"]",
         path.display()
     ));
-    let sockets = process::listening_inodes(address.port());
+    let sockets = process::listening_inodes(address);
     assert_eq!(sockets.len(), 1);
     // They come before anybody serves them.
     let mut early = connect(address);
@@ -63,7 +63,7 @@ fn inherited_sockets_serve_and_outlive_reload_and_stop() {
             ping(&mut connect(address));
             ping(&mut UnixStream::connect(&path).unwrap());
         }
-        assert_eq!(process::listening_inodes(address.port()), sockets);
+        assert_eq!(process::listening_inodes(address), sockets);
     };
     ping(&mut early);
     ping(&mut early_unix);
@@ -83,7 +83,7 @@ fn inherited_sockets_serve_and_outlive_reload_and_stop() {
     assert!(proxy.wait_exit(DEADLINE).success());
     proxy.check_end();
     assert!(path.exists(), "it is not ours to remove");
-    assert_eq!(process::listening_inodes(address.port()), sockets);
+    assert_eq!(process::listening_inodes(address), sockets);
     // The next process takes over where this one has ended.
     let mut between = connect(address);
     let proxy = Proxy::start_with(&with, |command| {

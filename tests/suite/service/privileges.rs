@@ -149,7 +149,7 @@ fn sec_03_at_rest_it_holds_what_it_needs_and_hands_nothing_on() {
     let config = Config::of(TWO_WORKERS, &[backend.address]).health("interval = \"50ms\"");
     let proxy = Proxy::start(&config);
     let sockets = || {
-        let listening = process::listening_inodes(proxy.front().port());
+        let listening = process::listening_inodes(proxy.front());
         listening
             .iter()
             .map(|inode| format!("socket:[{inode}]"))
