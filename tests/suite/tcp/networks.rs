@@ -17,7 +17,9 @@ use crate::harness::{
 /// Sends `count` bytes each way through a proxy and checks them.
 fn both_ways(axis: Axis, count: usize) {
     let backend = Listening::start(axis.family);
-    let proxy = Proxy::start(&Config::of(axis, &[backend.address]));
+    // The first segments get lost as others do, and a connect waits for them.
+    let patient = format!("connect_timeout = \"{}s\"", DEADLINE.as_secs());
+    let proxy = Proxy::start(&Config::of(axis, &[backend.address]).pool(&patient));
     let (client, server) = backend.pair(proxy.front());
     std::thread::scope(|threads| {
         for (mut stream, own, other) in [(client, 1, 2), (server, 2, 1)] {
