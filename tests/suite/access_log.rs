@@ -213,7 +213,11 @@ fn the_side_that_was_reset_first_has_ended_a_session() {
     let stuck = Duration::from_millis(200);
     server.set_write_timeout(Some(stuck)).unwrap();
     while server.write(&[0; 65_536]).is_ok() {}
+    let ports = (server.peer_addr().unwrap().port(), backend.address.port());
     reset(server);
+    until("the kernel knows of the reset", || {
+        !process::tcp_sockets().contains_key(&ports)
+    });
     // A turn of the worker in which it hears of that.
     other.write_all(b"x").unwrap();
     far.read_exact(&mut [0]).unwrap();

@@ -518,8 +518,15 @@ fn bal_14_all_connections_of_one_iperf3_reach_one_server() {
             ])
             .args(["-n", "16M", "-P", &STREAMS.to_string()])
             .args(direction);
+        let listening = || [a, b].map(process::listening_inodes);
+        let before = listening();
         let outcome = end_of(command);
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        // A server that is still at a test sends others away; after it, it listens anew.
+        until("the server has done with this one", || {
+            let now = listening();
+            now != before && now.iter().all(|sockets| !sockets.is_empty())
+        });
     }
     let totals = proxy.finish();
     let mut sessions = ["a", "b"].map(|name| totals.backend(name, "sessions"));
