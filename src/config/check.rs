@@ -404,6 +404,7 @@ fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
         half_close_timeout: pool.half_close_timeout,
         on_down: pool.on_down,
         refuse: pool.refuse,
+        queue: pool.queue,
         send_proxy: pool.send_proxy.value,
         source: pool.source,
         health: health::plan(pool.health, is_udp_only),

@@ -118,12 +118,13 @@ impl Section {
 }
 
 /// Every section, in the order of the reference.
-pub(super) const SECTIONS: [&Section; 8] = [
+pub(super) const SECTIONS: [&Section; 9] = [
     &ROOT,
     &GLOBAL,
     &ACCESS_LOG,
     &LISTENER,
     &POOL,
+    &QUEUE,
     &HEALTH,
     &UDP,
     &BACKEND,
@@ -283,8 +284,10 @@ pub(super) const POOL: Section = Section {
         row("on_down", Takes::Form("\"keep\", \"reset\" or \"drain:DURATION\""), text("keep"),
             "What happens to the sessions of a backend that goes down"),
         row("fail_open", Takes::Flag, TRUE, "All backends down: use all, rather than refuse"),
-        row("refuse", Takes::Form("\"reset\" or \"close\""), text("reset"),
-            "What a refused client gets"),
+        row("refuse", Takes::Form("\"reset\", \"close\" or \"bytes:TEXT\""), text("reset"),
+            "What a refused client gets: a reset; an end; these bytes and an end. TEXT may stand in quotes \
+            of its own, and is then read like a string of TOML"),
+        row("queue", Takes::Table, Default::Told("defaults"), "Where clients wait for a free backend"),
         row("send_proxy", word(&["off", "v1", "v2"], &[]), text("off"),
             "Tell backends who their client is: a PROXY header at the start of each stream; v2 also \
             before each datagram, which then goes alone, not in a train; a datagram above 65,507 \
@@ -305,10 +308,26 @@ pub(super) const POOL: Section = Section {
         later("slow_start", EMPTY),
         later("panic_threshold", ZERO),
         later("sticky", EMPTY),
-        later("queue", &[]),
         later("outlier", &[]),
         later("discover", &[]),
         later("scale", &[]),
+    ],
+};
+
+#[rustfmt::skip]
+pub(super) const QUEUE: Section = Section {
+    header: "[pool.NAME.queue]",
+    rows: &[
+        row("limit", LIMIT, whole(1024),
+            "Clients of TCP that wait at most while every backend is at its `max_connections`; the first \
+            to come is the first to go; 0 = none, they are refused at once"),
+        row("timeout", TIME, text("120s"), "For how long a client waits before it is refused"),
+        row("per_source", LIMIT, whole(0),
+            "Of one source (an IPv4 address or an IPv6 network of 64 bits) that wait at most; 0 = any \
+            number"),
+        row("abort_on_close", Takes::Flag, TRUE,
+            "A client that has finished sending before its turn is taken for gone; false = it waits on, as \
+            one may that only closes its own direction and wants the answer"),
     ],
 };
 

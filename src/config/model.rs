@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 pub(super) use self::health::{Health, HealthKind, step_of};
 
@@ -15,12 +15,13 @@ use super::address;
 use super::error::{Problems, Wrong};
 use super::keys::{self, Takes, quoted};
 use super::plan::{
-    AccessLog, Address, Bind, Global, LogFormat, OnDown, Output, Refuse, SendProxy, Source, Splice,
-    Udp,
+    AccessLog, Address, Bind, Global, LogFormat, OnDown, Output, Queue, Refuse, SendProxy, Source,
+    Splice, Udp,
 };
 use super::reader::{Reader, Written, match_word, not_yet};
 use super::units::{self, MIN_DURATION};
 use crate::lb::admission::access::Prefix;
+use crate::lb::admission::queue;
 use crate::lb::admission::source::{Limits, Pace};
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::Policy;
@@ -30,6 +31,10 @@ use crate::wire::quic::{SERVER_ID_MAX, ServerId};
 /// The longest name of a listener, pool or backend, in bytes: it is repeated in every log line
 /// and metric.
 pub(super) const MAX_NAME: usize = 128;
+
+/// The longest answer to a refused client, in bytes: it fits the buffer of every socket, so that nobody
+/// has to wait until it is taken.
+const MAX_REFUSAL: usize = 2048;
 
 /// A file as it was written.
 #[derive(Debug)]
@@ -67,6 +72,7 @@ pub(super) struct Pool {
     pub(super) max_connections: u32,
     pub(super) on_down: OnDown,
     pub(super) refuse: Refuse,
+    pub(super) queue: Queue,
     pub(super) send_proxy: Written<SendProxy>,
     pub(super) source: Source,
     pub(super) health: Health,
@@ -223,6 +229,7 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
         refuse: reader
             .parsed("refuse", refuse)
             .map_or(Refuse::Reset, |found| found.value),
+        queue: queue(&reader.table("queue", &keys::QUEUE)),
         send_proxy: Written {
             value: match send_proxy.value {
                 "v1" => SendProxy::V1,
@@ -239,6 +246,17 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
         udp: udp(&flows),
         amplification_at: flows.place("amplification_limit"),
         backends: backends.iter().map(backend).collect(),
+    }
+}
+
+fn queue(reader: &Reader<'_>) -> Queue {
+    Queue {
+        limits: queue::Limits {
+            all: reader.whole("limit"),
+            per_source: reader.whole("per_source"),
+        },
+        timeout: reader.duration("timeout").value,
+        abort_on_close: reader.flag("abort_on_close"),
     }
 }
 
@@ -399,15 +417,49 @@ fn source(text: &str) -> Result<Source, Wrong> {
 }
 
 fn refuse(text: &str) -> Result<Refuse, Wrong> {
-    if text.starts_with("bytes:") {
-        return Err(not_yet("bytes:", "use \"reset\" or \"close\""));
+    if let Some(bytes) = text.strip_prefix("bytes:") {
+        return refusal(bytes).map(Refuse::Bytes);
     }
     match match_word(text, &["reset", "close"], &[]) {
         Ok("close") => Ok(Refuse::Close),
         Ok(_) => Ok(Refuse::Reset),
         Err(wrong) => Err(wrong.unwrap_or_else(|| {
             let what = format!("`refuse` is {}", quoted(text));
-            Wrong::new(what, "write \"reset\" or \"close\"")
+            Wrong::new(what, "write \"reset\", \"close\" or \"bytes:TEXT\"")
         })),
+    }
+}
+
+/// What a refused client is told: as it stands, or in quotes with the escapes of a string in TOML.
+fn refusal(text: &str) -> Result<Vec<u8>, Wrong> {
+    let is_quoted = text.starts_with('"');
+    let told = if is_quoted {
+        unquoted(text)
+    } else {
+        Some(text.to_owned())
+    };
+    match told {
+        Some(told) if (1..=MAX_REFUSAL).contains(&told.len()) => Ok(told.into()),
+        Some(told) => {
+            let what = format!("{} bytes for a refused client", told.len());
+            Err(Wrong::new(what, format!("write 1 to {MAX_REFUSAL} bytes")))
+        }
+        None => {
+            let what = format!("{} is no text in quotes", quoted(text));
+            Err(Wrong::new(
+                what,
+                "write it as a string of TOML, or without quotes",
+            ))
+        }
+    }
+}
+
+/// The string that a text is in TOML, if it is one and nothing else.
+fn unquoted(text: &str) -> Option<String> {
+    let line = format!("told = {text}");
+    let table = DeTable::parse(&line).ok()?;
+    match table.get_ref().iter().next()?.1.get_ref() {
+        DeValue::String(told) if table.get_ref().len() == 1 => Some(told.to_string()),
+        _ => None,
     }
 }

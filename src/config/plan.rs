@@ -10,6 +10,7 @@ use std::time::Duration;
 
 pub use self::probe::{ANSWER_MAX, Expected, Health, Http, Pattern, Probe, ProbeKind, Step, Tls};
 use crate::lb::admission::access::Prefix;
+use crate::lb::admission::queue;
 use crate::lb::admission::source::Limits;
 use crate::lb::balance::pick;
 use crate::lb::traffic::flow::Rules;
@@ -175,6 +176,8 @@ pub struct Pool {
     pub on_down: OnDown,
     /// What a refused client gets.
     pub refuse: Refuse,
+    /// Where clients wait while every backend is full.
+    pub queue: Queue,
     /// Whether backends are told who their client is.
     pub send_proxy: SendProxy,
     /// Where its connections come from.
@@ -212,12 +215,25 @@ pub enum OnDown {
 }
 
 /// What a refused client gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refuse {
     /// A RST.
     Reset,
     /// A FIN.
     Close,
+    /// These bytes and a FIN.
+    Bytes(Vec<u8>),
+}
+
+/// Where the clients of a pool wait while every backend is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// How many.
+    pub limits: queue::Limits,
+    /// For how long.
+    pub timeout: Duration,
+    /// A client that has sent its FIN does not wait any longer.
+    pub abort_on_close: bool,
 }
 
 /// Whether backends are told who their client is, by a header of the PROXY protocol.

@@ -6,10 +6,13 @@ mod health;
 use std::time::Duration;
 
 use super::diff::Setting;
+use super::keys::quoted;
 use super::plan::{
-    Backend, Global, Listener, LogFormat, OnDown, Pool, Refuse, SendProxy, Source, Splice, Udp,
+    Backend, Global, Listener, LogFormat, OnDown, Pool, Queue, Refuse, SendProxy, Source, Splice,
+    Udp,
 };
 use super::units::show;
+use crate::lb::admission::queue;
 use crate::lb::admission::source::Limits;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::{self, Policy};
@@ -113,6 +116,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         half_close_timeout,
         on_down,
         refuse,
+        queue,
         send_proxy,
         source,
         health,
@@ -152,7 +156,9 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
     found.compare("refuse", refuse, &new.refuse, |refuse| match refuse {
         Refuse::Reset => "reset".to_owned(),
         Refuse::Close => "close".to_owned(),
+        Refuse::Bytes(bytes) => format!("bytes:{}", quoted(&String::from_utf8_lossy(bytes))),
     });
+    queue_settings(queue, &new.queue, &mut found);
     let send_proxy_word = |send_proxy: &SendProxy| match send_proxy {
         SendProxy::Off => "off".to_owned(),
         SendProxy::V1 => "v1".to_owned(),
@@ -182,6 +188,18 @@ pub(super) fn backend(old: &Backend, new: &Backend) -> Vec<Setting> {
     found.plain("backup", backup, &new.backup);
     found.compare("server_id", server_id, &new.server_id, text_or_empty);
     found.0
+}
+
+fn queue_settings(old: &Queue, new: &Queue, found: &mut Differing) {
+    let Queue {
+        limits: queue::Limits { all, per_source },
+        timeout,
+        abort_on_close,
+    } = old;
+    found.plain("queue.limit", all, &new.limits.all);
+    found.plain("queue.per_source", per_source, &new.limits.per_source);
+    found.time("queue.timeout", timeout, &new.timeout);
+    found.plain("queue.abort_on_close", abort_on_close, &new.abort_on_close);
 }
 
 fn udp_settings(old: &Udp, new: &Udp, found: &mut Differing) {

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::diff::diff;
 use super::plan::*;
 use super::{MAX_TEXT, load, load_bytes};
+use crate::lb::admission::queue;
 use crate::lb::admission::source::Limits;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::{Policy, Settings};
@@ -31,6 +32,17 @@ const CORPUS: [&str; 7] = [
 
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
+}
+
+fn default_queue() -> Queue {
+    Queue {
+        limits: queue::Limits {
+            all: 1024,
+            per_source: 0,
+        },
+        timeout: Duration::from_secs(120),
+        abort_on_close: true,
+    }
 }
 
 #[test]
@@ -66,6 +78,7 @@ fn defaults_are_those_of_the_contract() {
             half_close_timeout: seconds(300),
             on_down: OnDown::Keep,
             refuse: Refuse::Reset,
+            queue: default_queue(),
             send_proxy: SendProxy::Off,
             source: Source::Any,
             health: Health::Probed(Probe {

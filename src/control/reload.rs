@@ -4,12 +4,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::loader::Loaded;
 use crate::config::plan::{self, Health};
 use crate::data::mailbox::{
-    AccessLog, Active, Barred, Dropped, Listener, ListenerCounters, Pool, Route, SocketId,
+    AccessLog, Active, Barred, Dropped, Left, Listener, ListenerCounters, Pool, PoolQueue, Route,
+    SocketId,
 };
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Member};
@@ -22,9 +23,20 @@ pub(super) struct Registry {
     backends: HashMap<(String, String), Arc<BackendState>>,
     listeners: HashMap<String, Arc<ListenerCounters>>,
     pools: HashMap<String, Arc<Pool>>,
+    queues: HashMap<String, Arc<PoolQueue>>,
+    /// Counts who waits in any of them.
+    waiting: Arc<AtomicU32>,
 }
 
 impl Registry {
+    /// Nothing is known yet; `waiting` counts clients in queues.
+    pub(super) fn new(waiting: Arc<AtomicU32>) -> Self {
+        Self {
+            waiting,
+            ..Self::default()
+        }
+    }
+
     /// The pools of `loaded`. Tables are built here, which takes milliseconds per changed pool.
     pub(super) fn pools(&mut self, loaded: &Loaded) -> Vec<Arc<Pool>> {
         let pairs = loaded.plan.pools.iter().zip(&loaded.targets);
@@ -43,6 +55,7 @@ impl Registry {
                         targets: targets.clone(),
                         services: targets.iter().filter_map(Target::address).collect(),
                         server_ids: server_ids(plan),
+                        queue: self.queue(&plan.name),
                     })
                 }
             })
@@ -73,6 +86,7 @@ impl Registry {
         Active {
             generation,
             routes,
+            pools: pools.to_vec(),
             access_log,
         }
     }
@@ -113,6 +127,13 @@ impl Registry {
             }
             is_used
         });
+        self.queues.retain(|pool, queue| {
+            let is_used = self.pools.contains_key(pool) || !queue.is_empty();
+            if !is_used {
+                log_queue(pool, queue);
+            }
+            is_used
+        });
         let listeners: std::collections::HashSet<&str> = plan
             .listeners
             .iter()
@@ -127,13 +148,18 @@ impl Registry {
         });
     }
 
-    /// The totals of every backend and listener known. Those of the others were logged when they
+    /// The totals of every backend, listener and queue known. Those of the others were logged when they
     /// were forgotten.
     pub(super) fn log_totals(&self) {
         let mut listeners: Vec<_> = self.listeners.values().collect();
         listeners.sort_by_key(|counters| &counters.name);
         for counters in listeners {
             log_listener(counters);
+        }
+        let mut queues: Vec<_> = self.queues.iter().collect();
+        queues.sort_by_key(|(pool, _)| *pool);
+        for (pool, queue) in queues {
+            log_queue(pool, queue);
         }
         let mut backends: Vec<_> = self.backends.iter().collect();
         backends.sort_by_key(|(identity, _)| *identity);
@@ -145,6 +171,12 @@ impl Registry {
     fn listener(&mut self, name: &str) -> Arc<ListenerCounters> {
         let entry = self.listeners.entry(name.to_owned());
         Arc::clone(entry.or_insert_with(|| Arc::new(ListenerCounters::new(name))))
+    }
+
+    fn queue(&mut self, pool: &str) -> Arc<PoolQueue> {
+        let entry = self.queues.entry(pool.to_owned());
+        let new = || Arc::new(PoolQueue::new(Arc::clone(&self.waiting)));
+        Arc::clone(entry.or_insert_with(new))
     }
 
     fn member(&mut self, pool: &plan::Pool, backend: &plan::Backend) -> Member {
@@ -187,6 +219,20 @@ fn log_listener(counters: &ListenerCounters) {
             .flatten()
             .collect::<String>()
     );
+}
+
+/// Says nothing of a queue that nobody ever stood in.
+fn log_queue(pool: &str, queue: &PoolQueue) {
+    let counts = Left::ALL.map(|left| {
+        let count = queue.count(left);
+        (count > 0).then(|| format!("{} {count}", left.name()))
+    });
+    let mut counts: Vec<_> = counts.into_iter().flatten().collect();
+    if counts.is_empty() && queue.is_empty() {
+        return;
+    }
+    counts.push(format!("waiting {}", queue.len()));
+    log::info!("queue of pool \"{pool}\": {}", counts.join(", "));
 }
 
 fn log_backend((pool, name): &(String, String), state: &BackendState) {

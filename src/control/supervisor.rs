@@ -155,7 +155,7 @@ impl Supervisor {
             source: settings.source,
             plan: loaded.plan.clone(),
             generation: 0,
-            registry: Registry::default(),
+            registry: Registry::new(Arc::clone(&shared.waiting)),
             sockets,
             probers: Probers::new(budget.probes, Arc::new(mailboxes), settings.seed),
             budget,

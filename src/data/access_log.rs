@@ -146,6 +146,11 @@ impl History {
         })
     }
 
+    /// A backend is looked for now, which may not be for the first time.
+    pub(super) const fn on_dial(&mut self, now: Tick) {
+        self.dialled = now;
+    }
+
     /// So many more backends have been tried.
     pub(super) fn on_attempts(&mut self, count: usize) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);

@@ -9,7 +9,7 @@ use super::mailbox::{Pool, Report};
 use super::refuse::Refused;
 use super::stream::Stream;
 use crate::lb::backend::{BackendState, Lease};
-use crate::lb::balance::pick::Client;
+use crate::lb::balance::pick::{Client, Picked, Refusal};
 use crate::sys::socket::is_exhaustion;
 
 /// A session's half towards its backend.
@@ -21,23 +21,25 @@ pub(super) struct Leg {
     pub(super) index: u16,
 }
 
-/// Starts to connect to the best backend that is not in `tried`, going on to the next as long as
-/// a connect fails at once and the pool allows another attempt.
+/// Starts to connect to the backend that is `picked` already, or to the best that is not in `tried`,
+/// going on to the next as long as a connect fails at once and the pool allows another attempt.
 pub(super) fn dial(
     pool: &Pool,
     client: &Client,
     tried: &mut Vec<u16>,
+    mut picked: Option<Picked>,
     kit: &mut Kit,
 ) -> Result<Leg, Refused> {
     let mut shortage = None;
     while tried.len() <= usize::from(pool.plan.retries) {
-        let picked = match pool.balancer.pick(client, tried, &mut kit.rng) {
+        let pick = || pool.balancer.pick(client, tried, &mut kit.rng);
+        let picked = match picked.take().map_or_else(pick, Ok) {
             Ok(picked) => picked,
             Err(refusal) => {
-                return Err(match (shortage, tried.len()) {
-                    (Some(error), _) => Refused::Local(error),
-                    (None, 0) => Refused::Balancer(refusal),
-                    (None, count) => Refused::Unreachable(count),
+                return Err(match (shortage, refusal, tried.len()) {
+                    (Some(error), ..) => Refused::Local(error),
+                    (None, Refusal::AllFull, _) | (None, _, 0) => Refused::Balancer(refusal),
+                    (None, _, count) => Refused::Unreachable(count),
                 });
             }
         };

@@ -11,6 +11,8 @@ pub(super) enum Fate {
     Wait,
     /// Its turn was cut short.
     Ready,
+    /// It has lost its backend before it was connected, and every other one is full.
+    Queue,
     /// It is over.
     End(End),
 }

@@ -113,6 +113,7 @@ pub(super) struct Notices {
     pub(super) full: Notice,
     barred: [Notice; Barred::ALL.len()],
     pub(super) refused: Notice,
+    pub(super) queue: Notice,
     pub(super) connect: Notice,
     pub(super) local: Notice,
 }
@@ -128,6 +129,7 @@ impl Default for Notices {
                 Barred::Limit | Barred::Rate => Notice::new(Level::Warn),
             }),
             refused: Notice::new(Level::Warn),
+            queue: Notice::new(Level::Warn),
             connect: Notice::new(Level::Warn),
             local: Notice::new(Level::Warn),
         }

@@ -11,8 +11,8 @@ use mio::net::{TcpListener, UnixListener};
 use mio::{Registry, Token};
 
 use super::mailbox::{self, Barred, ListenerCounters, Route, Shared};
+use super::request::Request;
 use super::stream::Stream;
-use super::tcp::Request;
 use crate::config::plan::SendProxy;
 use crate::lb::admission::source::Source;
 use crate::lb::balance::key::KeyPart;
@@ -163,6 +163,8 @@ impl Listener {
                     pool,
                     admission,
                     since: now,
+                    tried: Vec::new(),
+                    history: None,
                 }))
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Accept::Empty,

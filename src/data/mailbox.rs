@@ -14,10 +14,13 @@ use crossbeam::channel::Sender;
 pub use super::access_log::{AccessLog, Record};
 pub use super::entry::Barred;
 use super::entry::Sources;
+pub use super::queue::{Left, PoolQueue};
+use super::refuse::Refused;
+use super::token::ArrivalKey;
 use crate::config::plan;
 use crate::lb::admission::access::Access;
 use crate::lb::backend::BackendState;
-use crate::lb::balance::pick::{Balancer, Client};
+use crate::lb::balance::pick::{Balancer, Client, Picked, Refusal};
 use crate::sys::socket::{Listening, Target};
 use crate::sys::source::Source;
 use crate::wire::proxy_header::{Ends, Header, Transport};
@@ -30,6 +33,8 @@ pub struct Active {
     pub generation: u64,
     /// What each listening socket does now.
     pub routes: Vec<Route>,
+    /// The pools they go to, each once.
+    pub pools: Vec<Arc<Pool>>,
     /// Where those who end are told of; `None` = nowhere.
     pub access_log: Option<AccessLog>,
 }
@@ -37,19 +42,27 @@ pub struct Active {
 impl Active {
     /// Where a client goes now that came by `listener` for `pool`, maybe under an earlier
     /// configuration: a limit that was lowered since then binds it too, and a backend that went is
-    /// not for it.
+    /// not for it. `None` if neither of them is there any more.
+    pub(super) fn pool_of(
+        &self,
+        listener: &Arc<ListenerCounters>,
+        pool: &Pool,
+    ) -> Option<&Arc<Pool>> {
+        let of_listener = |route: &&Route| Arc::ptr_eq(&route.listener.counters, listener);
+        let of_name = |other: &&Arc<Pool>| other.plan.name == pool.plan.name;
+        let route = self.routes.iter().find(of_listener);
+        route
+            .map(|route| &route.pool)
+            .or_else(|| self.pools.iter().find(of_name))
+    }
+
+    /// The same, for a client whose pool goes on without a configuration.
     pub(super) fn pool_now<'a>(
         &'a self,
         listener: &Arc<ListenerCounters>,
         pool: &'a Arc<Pool>,
     ) -> &'a Arc<Pool> {
-        let of_listener = |route: &&Route| Arc::ptr_eq(&route.listener.counters, listener);
-        let of_name = |route: &&Route| route.pool.plan.name == pool.plan.name;
-        let routes = || self.routes.iter();
-        let route = routes()
-            .find(of_listener)
-            .or_else(|| routes().find(of_name));
-        route.map_or(pool, |route| &route.pool)
+        self.pool_of(listener, pool).unwrap_or(pool)
     }
 }
 
@@ -217,6 +230,8 @@ pub struct Pool {
     pub services: HashSet<SocketAddr>,
     /// The member that each server id stands for.
     pub server_ids: HashMap<ServerId, u16>,
+    /// Those who wait for it.
+    pub queue: Arc<PoolQueue>,
 }
 
 impl Pool {
@@ -240,6 +255,11 @@ impl Pool {
             destination: client.destination,
         });
         self.plan.send_proxy.header(transport, ends)
+    }
+
+    /// Whether a client that gets no backend for this reason may wait for one.
+    pub(super) fn may_queue(&self, refused: &Refused) -> bool {
+        matches!(refused, Refused::Balancer(Refusal::AllFull)) && self.plan.queue.limits.all > 0
     }
 
     /// The places in `other` of those members that are at `places` here, as far as they are in both.
@@ -266,6 +286,8 @@ pub struct Shared {
     pub descriptors: AtomicU32,
     /// Descriptors that they may hold.
     pub descriptors_max: u32,
+    /// Clients that wait in the queue of a pool, over all pools and workers.
+    pub waiting: Arc<AtomicU32>,
     /// Each worker's load, in the order of the workers.
     pub workers: Vec<WorkerState>,
 }
@@ -279,6 +301,7 @@ impl Shared {
             max_connections: AtomicU32::new(max_connections),
             descriptors: AtomicU32::new(0),
             descriptors_max,
+            waiting: Arc::default(),
             workers: (0..workers).map(|_| WorkerState::default()).collect(),
         }
     }
@@ -294,7 +317,7 @@ pub struct WorkerState {
     pub turns: AtomicU64,
 }
 
-/// From the control plane to a worker (and between workers: [`Command::Adopt`]).
+/// From the control plane to a worker (and between workers: [`Command::Adopt`], [`Command::Call`]).
 #[derive(Debug)]
 pub enum Command {
     /// Take a new configuration. Sockets in `add` are this worker's own; a socket that the new
@@ -317,6 +340,20 @@ pub enum Command {
     Stop,
     /// A connection another worker accepted.
     Adopt(Box<crate::data::worker::Accepted>),
+    /// A client in the queue has its turn.
+    Call(Box<Called>),
+}
+
+/// A client whose turn it is in the queue of its pool.
+#[derive(Debug)]
+pub struct Called {
+    /// Its name on the worker that has it.
+    pub(super) key: ArrivalKey,
+    /// The pool that called it, and the backends in it that have failed for it.
+    pub(super) pool: Arc<Pool>,
+    pub(super) tried: Vec<u16>,
+    /// What it gets.
+    pub(super) outcome: Result<Picked, Refusal>,
 }
 
 /// From a worker to the control plane.

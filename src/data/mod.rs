@@ -1,6 +1,7 @@
 //! Floor 2: the packet path. One thread per worker, which owns everything it touches.
 
 mod access_log;
+mod arrivals;
 mod carry;
 mod dial;
 mod entry;
@@ -10,7 +11,9 @@ mod kit;
 mod listen;
 pub mod mailbox;
 mod pipes;
+mod queue;
 mod refuse;
+mod request;
 mod stream;
 mod tcp;
 mod token;

@@ -1,11 +1,13 @@
 //! Refusing a client for whom there is no backend: a line in the log, and what the client sees.
 
+use std::fmt;
 use std::io;
 
-use super::kit::Kit;
+use super::kit::{Kit, Notice};
 use super::mailbox::Pool;
 use super::stream::Stream;
 use crate::config::plan::Refuse;
+use crate::lb::admission::queue::Full;
 use crate::lb::balance::pick::Refusal;
 use crate::lb::traffic::cause::{By, Cause, State};
 
@@ -18,13 +20,21 @@ pub(super) enum Refused {
     Unreachable(usize),
     /// We lack something ourselves: descriptors, memory, ports.
     Local(io::Error),
+    /// Every backend is full, and so is the queue.
+    QueueFull(Full),
+    /// Its turn in the queue did not come in time.
+    QueueTimeout,
+    /// It waited for a pool that is no more.
+    PoolGone,
 }
 
 impl Refused {
     /// What the access log says of it.
     pub(super) const fn cause(&self) -> Cause {
         let by = match self {
-            Self::Balancer(_) => By::Evenkeel,
+            Self::Balancer(_) | Self::QueueFull(_) | Self::QueueTimeout | Self::PoolGone => {
+                By::Evenkeel
+            }
             Self::Unreachable(_) => By::Backend,
             Self::Local(_) => By::Kernel,
         };
@@ -35,25 +45,45 @@ impl Refused {
 /// Tells the log why a client is refused, and makes the coming close say it to the client.
 pub(super) fn refuse(client: &Stream, pool: &Pool, refused: &Refused, kit: &mut Kit) {
     let name = &pool.plan.name;
+    let refuse = |notice: &mut Notice, why: fmt::Arguments<'_>| {
+        notice.log(
+            kit.now,
+            format_args!("pool \"{name}\": client refused: {why}"),
+        );
+    };
+    let notices = &mut kit.notices;
     match refused {
         Refused::Balancer(refusal) => {
-            kit.notices.refused.log(
-                kit.now,
-                format_args!("pool \"{name}\": client refused: {}", describe(*refusal)),
+            refuse(&mut notices.refused, format_args!("{}", describe(*refusal)));
+        }
+        Refused::Unreachable(count) => refuse(
+            &mut notices.refused,
+            format_args!("{count} backends tried, none connected"),
+        ),
+        Refused::Local(error) => refuse(&mut notices.local, format_args!("{error}")),
+        Refused::QueueFull(Full::All) => refuse(
+            &mut notices.queue,
+            format_args!("every backend is at its max_connections, and queue.limit is reached"),
+        ),
+        Refused::QueueFull(Full::Source) => {
+            refuse(
+                &mut notices.queue,
+                format_args!("queue.per_source is reached"),
             );
         }
-        Refused::Unreachable(count) => kit.notices.refused.log(
-            kit.now,
-            format_args!("pool \"{name}\": client refused: {count} backends tried, none connected"),
-        ),
-        Refused::Local(error) => kit.notices.local.log(
-            kit.now,
-            format_args!("pool \"{name}\": client refused: {error}"),
-        ),
+        Refused::QueueTimeout => {
+            refuse(&mut notices.queue, format_args!("queue.timeout is over"));
+        }
+        Refused::PoolGone => refuse(&mut notices.queue, format_args!("it was removed")),
     }
-    match pool.plan.refuse {
+    match &pool.plan.refuse {
         Refuse::Reset => client.reset_on_close(),
         Refuse::Close => close_gently(client, kit),
+        Refuse::Bytes(bytes) => {
+            // They fit an empty socket; a client that has gone needs none.
+            drop(client.write(bytes, true));
+            close_gently(client, kit);
+        }
     }
 }
 

@@ -29,12 +29,20 @@ impl Stream {
         })
     }
 
-    /// Registers for every event, once for the socket's life.
+    /// Registers for every event. What is there already is told at once.
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         match self {
             Self::Tcp(stream) => stream.register(registry, token, interest),
             Self::Unix(stream) => stream.register(registry, token, interest),
+        }
+    }
+
+    /// Takes that back, before it is registered for another purpose.
+    pub(super) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.deregister(registry),
+            Self::Unix(stream) => stream.deregister(registry),
         }
     }
 

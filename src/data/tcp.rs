@@ -21,10 +21,11 @@ use super::listen::Admission;
 use super::mailbox::Pool;
 use super::pipes::{Parked, Pipes};
 use super::refuse::{Refused, refuse};
+use super::request::Request;
 use super::stream::Stream;
 use super::token::{SessionKey, Subject, deadline_id};
 use crate::lb::backend::BackendState;
-use crate::lb::balance::pick::Client;
+use crate::lb::balance::pick::{Client, Picked};
 use crate::lb::time::Tick;
 use crate::lb::traffic::relay::{Ready, Relay, Side, Verdict};
 use crate::wire::proxy_header::Transport;
@@ -60,66 +61,66 @@ enum Phase {
 #[derive(Debug)]
 struct Attempts {
     client: Client,
+    accepted: Tick,
     /// Places of the backends that failed for this client.
     tried: Vec<u16>,
     since: Tick,
 }
 
-/// Who a session is for and where it goes.
-pub(super) struct Request {
-    pub(super) stream: Stream,
-    pub(super) client: Client,
-    pub(super) pool: Arc<Pool>,
-    pub(super) admission: Admission,
-    /// When it was accepted.
-    pub(super) since: Tick,
-}
-
 impl Session {
-    /// Starts to connect for `request`. A client that gets no backend is refused here.
-    pub(super) fn open(request: Request, kit: &mut Kit) -> Option<Self> {
-        let Request {
-            stream,
-            client,
-            pool,
-            admission,
-            since,
-        } = request;
-        let address = matches!(stream, Stream::Tcp(_)).then_some(client.source);
-        let mut history = kit.history(Transport::Stream, address, since);
-        let mut tried = Vec::new();
-        let dialled = dial(&pool, &client, &mut tried, kit);
-        if let Some(history) = &mut history {
-            history.on_attempts(tried.len());
+    /// Starts to connect for `request`, to the backend that is `picked` already if there is one. A
+    /// client that gets no backend comes back with the reason.
+    pub(super) fn open(
+        mut request: Request,
+        picked: Option<Picked>,
+        kit: &mut Kit,
+    ) -> Result<Self, Box<(Request, Refused)>> {
+        request.on_dial(kit);
+        let before = request.tried.len();
+        let tried = &mut request.tried;
+        let dialled = dial(&request.pool, &request.client, tried, picked, kit);
+        if let Some(history) = &mut request.history {
+            history.on_attempts(tried.len() - before);
         }
         let leg = match dialled {
             Ok(leg) => leg,
-            Err(refused) => {
-                admission.on_refused();
-                refuse(&stream, &pool, &refused, kit);
-                if let Some(history) = &history {
-                    let ending = Ending::without_backend(admission.listener(), &pool);
-                    kit.log_end(history, refused.cause(), ending);
-                }
-                return None;
-            }
+            Err(refused) => return Err(Box::new((request, refused))),
         };
-        Some(Self {
-            client: stream,
+        Ok(Self {
+            client: request.stream,
             leg,
             relay: Relay::new(kit.carriage),
             parked: [None, None],
             phase: Phase::Connecting(Box::new(Attempts {
-                client,
-                tried,
+                client: request.client,
+                accepted: request.since,
+                tried: request.tried,
                 since: kit.now,
             })),
-            pool,
-            admission,
+            pool: request.pool,
+            admission: request.admission,
             last_activity: kit.now,
-            history,
+            history: request.history,
             is_queued: false,
             is_half_closed: false,
+        })
+    }
+
+    /// Its client, if it is not connected yet; its own attempt to connect is given up.
+    pub(super) fn into_request(mut self, registry: &Registry) -> Option<Request> {
+        let Phase::Connecting(attempts) = self.phase else {
+            return None;
+        };
+        // It fails only for a socket that is not registered, and this one is.
+        drop(self.client.deregister(registry));
+        Some(Request {
+            stream: self.client,
+            client: attempts.client,
+            pool: self.pool,
+            admission: self.admission,
+            since: attempts.accepted,
+            tried: attempts.tried,
+            history: self.history,
         })
     }
 
@@ -406,12 +407,13 @@ impl Session {
             self.pool = Arc::clone(pool);
         }
         let before = attempts.tried.len();
-        let dialled = dial(&self.pool, &attempts.client, &mut attempts.tried, kit);
+        let dialled = dial(&self.pool, &attempts.client, &mut attempts.tried, None, kit);
         if let Some(history) = &mut self.history {
             history.on_attempts(1 + attempts.tried.len() - before);
         }
         match dialled {
             Ok(leg) => self.leg = leg,
+            Err(refused) if self.pool.may_queue(&refused) => return Fate::Queue,
             Err(refused) => return Fate::End(End::Refuse(refused)),
         }
         let token = Subject::Session(key, Side::Backend).token();

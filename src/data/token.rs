@@ -7,6 +7,7 @@
 //! | 0 | 1 | n | datagram socket n of this worker |
 //! | generation, odd | side | slot, bit 30 clear | a session's socket |
 //! | generation, odd | 0 | slot, bit 30 set | the socket of a flow |
+//! | generation, odd | 1 | slot, bit 30 set | the socket of a client that has no backend yet |
 //!
 //! The generation makes a late event of a closed session miss its successor in the same slot.
 
@@ -19,6 +20,9 @@ use crate::lb::traffic::relay::Side;
 new_key_type! {
     /// A session of this worker.
     pub(super) struct SessionKey;
+
+    /// A client of this worker that has no backend yet.
+    pub(super) struct ArrivalKey;
 }
 
 /// What an event is about.
@@ -31,6 +35,7 @@ pub(super) enum Subject {
     /// The place of a datagram socket.
     Gate(u32),
     Flow(FlowKey),
+    Arrival(ArrivalKey),
 }
 
 impl Subject {
@@ -40,6 +45,7 @@ impl Subject {
             Self::Listener(place) => u64::from(place) + 1,
             Self::Gate(place) => u64::from(place) | BACKEND,
             Self::Flow(key) => key.data().as_ffi() | FLOW,
+            Self::Arrival(key) => key.data().as_ffi() | FLOW | BACKEND,
             Self::Session(key, Side::Client) => key.data().as_ffi(),
             Self::Session(key, Side::Backend) => key.data().as_ffi() | BACKEND,
         };
@@ -49,7 +55,12 @@ impl Subject {
     pub(super) fn of(token: Token) -> Self {
         let bits = token.0 as u64;
         if bits >> 32 != 0 && bits & FLOW != 0 {
-            return Self::Flow(KeyData::from_ffi(bits & !FLOW).into());
+            let key = KeyData::from_ffi(bits & !FLOW & !BACKEND);
+            return if bits & BACKEND == 0 {
+                Self::Flow(key.into())
+            } else {
+                Self::Arrival(key.into())
+            };
         }
         if bits >> 32 != 0 {
             let side = if bits & BACKEND == 0 {
@@ -74,6 +85,16 @@ pub(super) fn deadline_id(key: SessionKey) -> u64 {
 
 /// The session whose deadline has this name.
 pub(super) fn session_of(deadline_id: u64) -> SessionKey {
+    KeyData::from_ffi(deadline_id).into()
+}
+
+/// The name of the deadline of a client without a backend, in a wheel of those only.
+pub(super) fn arrival_deadline_id(key: ArrivalKey) -> u64 {
+    key.data().as_ffi()
+}
+
+/// The client whose deadline has this name.
+pub(super) fn arrival_of(deadline_id: u64) -> ArrivalKey {
     KeyData::from_ffi(deadline_id).into()
 }
 
@@ -110,6 +131,9 @@ mod tests {
         let mut flows: SlotMap<FlowKey, ()> = SlotMap::with_key();
         let flow = flows.insert(());
         assert_eq!(flow_of(flow_deadline_id(flow)), flow);
+        let mut arrivals: SlotMap<ArrivalKey, ()> = SlotMap::with_key();
+        let arrival = arrivals.insert(());
+        assert_eq!(arrival_of(arrival_deadline_id(arrival)), arrival);
         let low_half = |key| u32::try_from(deadline_id(key) & u64::from(u32::MAX)).unwrap();
         assert_eq!(low_half(first), low_half(second), "the slot is used again");
         assert_eq!(session_of(deadline_id(second)), second);
@@ -120,6 +144,7 @@ mod tests {
             Subject::Gate(0),
             Subject::Gate(77),
             Subject::Flow(flow),
+            Subject::Arrival(arrival),
             Subject::Session(first, Side::Client),
             Subject::Session(first, Side::Backend),
             Subject::Session(second, Side::Backend),

@@ -20,6 +20,9 @@ use crate::harness::{
     on_every_axis, ping, read_all, refused, reset, served, try_served, until,
 };
 
+/// Who finds every backend full is refused at once.
+const NO_QUEUE: &str = "queue = { limit = 0 }";
+
 #[test]
 fn con_01_a_refusing_backend_costs_a_retry_only() {
     on_every_axis(|axis| {
@@ -335,8 +338,9 @@ fn con_15_a_full_backend_takes_no_more_and_the_others_do() {
         workers: 2,
         ..Axis::PLAIN
     };
-    let config =
-        Config::of(axis, &backends.each_ref().map(|one| one.address)).pool("max_connections = 3");
+    let config = Config::of(axis, &backends.each_ref().map(|one| one.address))
+        .pool("max_connections = 3")
+        .pool(NO_QUEUE);
     let mut proxy = Proxy::start(&config);
     proxy.expect("client refused: every backend is at its max_connections");
     let mut sessions: Vec<_> = (0..6).map(|_| served(proxy.front())).collect();
@@ -364,7 +368,9 @@ fn con_15_a_limit_holds_across_workers_and_reloads() {
         workers: 2,
         ..Axis::PLAIN
     };
-    let config = Config::of(axis, &[backend.address]).pool("max_connections = 3");
+    let config = Config::of(axis, &[backend.address])
+        .pool("max_connections = 3")
+        .pool(NO_QUEUE);
     let mut proxy = Proxy::start(&config);
     proxy.expect("client refused: every backend is at its max_connections");
     let clients = Clients::start(8, proxy.front(), |front, _| {
@@ -396,7 +402,8 @@ fn con_18_with_all_full_the_answer_is_quick() {
         let backends = [(); 2].map(|()| Served::echo(Family::V4));
         let config = Config::of(Axis::PLAIN, &backends.each_ref().map(|one| one.address))
             .pool(&format!("balance = \"{balance}\""))
-            .pool("max_connections = 1");
+            .pool("max_connections = 1")
+            .pool(NO_QUEUE);
         let mut proxy = Proxy::start(&config);
         proxy.expect("client refused: every backend is at its max_connections");
         let sessions = [served(proxy.front()), served(proxy.front())];

@@ -28,6 +28,7 @@ mod connecting;
 mod endurance;
 mod health;
 mod placement;
+mod queue;
 mod real;
 mod reloading;
 mod resources;

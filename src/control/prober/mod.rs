@@ -235,7 +235,13 @@ impl Prober {
                 log::warn!("backend \"{name}\" is down: {error} ({fall} probes in a row failed)");
                 self.end_sessions();
             }
-            None => {}
+            None => return,
+        }
+        // Clients that wait for a backend may have one now, or none to wait for. Any worker serves all.
+        if let Some(worker) = self.workers.first()
+            && worker.wake().is_err()
+        {
+            log::error!("a worker cannot be woken");
         }
     }
 

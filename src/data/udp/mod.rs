@@ -109,7 +109,10 @@ impl Datagrams {
         let is_cut_short = match subject {
             Subject::Gate(place) => self.on_gate(place, registry, kit),
             Subject::Flow(key) => self.on_flow(key, kit),
-            Subject::Mailbox | Subject::Listener(_) | Subject::Session(..) => false,
+            Subject::Mailbox
+            | Subject::Listener(_)
+            | Subject::Session(..)
+            | Subject::Arrival(_) => false,
         };
         if is_cut_short && !self.ready.contains(&subject) {
             self.ready.push(subject);

@@ -11,7 +11,7 @@ use mio::net::{TcpListener, UnixListener};
 use super::{Accepted, Worker};
 use crate::data::listen::{Accept, Listener, Socket};
 use crate::data::mailbox::{Active, Command, Report, Route, SocketId};
-use crate::data::tcp::Request;
+use crate::data::request::Request;
 use crate::data::token::Subject;
 use crate::sys::socket::{BACKLOG, Listening};
 
@@ -119,6 +119,9 @@ impl Worker {
         }
         let (worker, generation) = (self.index, active.generation);
         self.kit.active = active;
+        for request in self.arrivals.redirect(self.poll.registry(), &mut self.kit) {
+            self.open(request);
+        }
         (self.kit.reports)(Report::Installed { worker, generation });
     }
 

@@ -4,6 +4,7 @@
 //! an earlier turn, then listeners, commands and deadlines. Everything in a turn is bounded, and
 //! whoever is cut short goes on a list: readiness is edge-triggered and must not be lost.
 
+mod clients;
 mod listeners;
 
 use std::fmt;
@@ -18,13 +19,14 @@ use mio::event::Event;
 use mio::{Events, Poll, Waker};
 use slotmap::SlotMap;
 
+use super::arrivals::Arrivals;
 use super::fate::{Cut, End, Fate};
 use super::kit::{Drain, Kit};
 use super::listen::Listener;
 use super::mailbox::{Command, Mailbox, Report, Reports, Shared};
-use super::refuse::Refused;
-use super::tcp::{Request, Session};
-use super::token::{SESSIONS_MAX, SessionKey, Subject, deadline_id, session_of};
+use super::request::Request;
+use super::tcp::Session;
+use super::token::{SessionKey, Subject, deadline_id, session_of};
 use super::udp::{Datagrams, TURNS_PER_BUFFER};
 use crate::config::plan::Splice;
 use crate::lb::backend::BackendState;
@@ -143,6 +145,7 @@ struct Worker {
     poll: Poll,
     kit: Kit,
     sessions: SlotMap<SessionKey, Session>,
+    arrivals: Arrivals,
     datagrams: Datagrams,
     /// By the place in their tokens.
     listeners: Vec<Option<Listener>>,
@@ -150,6 +153,8 @@ struct Worker {
     accepting: Vec<usize>,
     /// Sessions whose turn was cut short.
     ready: Vec<SessionKey>,
+    /// More clients in the queues can be called than were called in this turn.
+    may_call_more: bool,
     /// When paused listeners try again.
     resume: Option<Tick>,
     /// Turns that may still be as full as can be before all that waited has been heard.
@@ -180,9 +185,11 @@ impl Worker {
             poll,
             kit: Kit::new(settings.seed, settings.pipes, settings.reports, carriage),
             sessions: SlotMap::with_key(),
+            arrivals: Arrivals::new(settings.index),
             listeners: Vec::new(),
             accepting: Vec::new(),
             ready: Vec::new(),
+            may_call_more: false,
             resume: None,
             full_turns_left: 0,
             has_mail: false,
@@ -229,6 +236,8 @@ impl Worker {
                 self.on_deadline(session_of(id));
             }
             self.datagrams.expire(&self.kit);
+            self.arrivals.expire(&mut self.kit);
+            self.serve_queues();
             self.look_at_drain();
         }
     }
@@ -247,7 +256,7 @@ impl Worker {
 
     /// Full turns after which all news have been heard that are there now.
     fn turns_to_catch_up(&self) -> usize {
-        let sockets = 2 * self.sessions.len() + self.datagrams.len();
+        let sockets = 2 * self.sessions.len() + self.arrivals.len() + self.datagrams.len();
         let turns = sockets / EVENTS_PER_TURN + 1;
         if self.datagrams.is_empty() {
             return turns;
@@ -263,15 +272,22 @@ impl Worker {
     /// How long to wait for events. Never longer than a second: a worker that turns is alive.
     fn wait(&self) -> Duration {
         let datagrams = &self.datagrams;
-        if !self.ready.is_empty() || datagrams.is_ready() || datagrams.has_due() {
+        let is_cut_short = !self.ready.is_empty() || self.may_call_more;
+        if is_cut_short || datagrams.is_ready() || datagrams.has_due() {
             return Duration::ZERO;
         }
         let now = self.clock();
-        [self.kit.wheel.next(), datagrams.next(), self.resume]
-            .into_iter()
-            .flatten()
-            .map(|next| next.since(now))
-            .fold(TURN_TIME_MAX, Duration::min)
+        let arrivals = self.arrivals.next();
+        [
+            self.kit.wheel.next(),
+            datagrams.next(),
+            arrivals,
+            self.resume,
+        ]
+        .into_iter()
+        .flatten()
+        .map(|next| next.since(now))
+        .fold(TURN_TIME_MAX, Duration::min)
     }
 
     #[inline(always)]
@@ -288,17 +304,11 @@ impl Worker {
                 let Some(session) = self.sessions.get_mut(key) else {
                     return;
                 };
-                let ready = Ready {
-                    readable: event.is_readable(),
-                    writable: event.is_writable(),
-                    ending: event.is_read_closed(),
-                    failed: event.is_error(),
-                    urgent: event.is_priority(),
-                };
                 let registry = self.poll.registry();
-                let fate = session.on_event(key, (side, ready), registry, &mut self.kit);
+                let fate = session.on_event(key, (side, ready(event)), registry, &mut self.kit);
                 self.settle(key, fate);
             }
+            Subject::Arrival(key) => self.arrivals.on_event(key, ready(event), &self.kit),
         }
     }
 
@@ -330,6 +340,7 @@ impl Worker {
                     self.ready.push(key);
                 }
             }
+            Fate::Queue => self.queue_again(key),
             Fate::End(end) => self.end(key, &end),
         }
     }
@@ -345,30 +356,6 @@ impl Worker {
         }
     }
 
-    fn open(&mut self, request: Request) {
-        self.is_drained = false; // another worker may have given it away while this one drained
-        if self.sessions.len() >= SESSIONS_MAX {
-            request.stream.reset_on_close();
-            return;
-        }
-        let Some(session) = Session::open(request, &mut self.kit) else {
-            return;
-        };
-        let key = self.sessions.insert(session);
-        let registered = self.sessions[key].register(key, self.poll.registry(), &mut self.kit);
-        if let Err(error) = registered {
-            self.end(key, &End::Refuse(Refused::Local(error)));
-        }
-    }
-
-    /// Serves a connection that another worker accepted, which may have been before the last change.
-    fn adopt(&mut self, mut request: Request) {
-        let listener = request.admission.listener();
-        let pool = self.kit.active.pool_now(listener, &request.pool);
-        request.pool = Arc::clone(pool);
-        self.open(request);
-    }
-
     fn read_mail(&mut self) {
         self.has_mail = false;
         while let Ok(command) = self.commands.try_recv() {
@@ -382,6 +369,7 @@ impl Worker {
                         self.adopt(*request);
                     }
                 }
+                Command::Call(called) => self.on_called(*called),
             }
         }
         // What was given to this worker until now ends as its other sessions do.
@@ -413,12 +401,14 @@ impl Worker {
         for (key, session) in &self.sessions {
             session.arm(key, &mut self.kit);
         }
+        self.arrivals.drain(&self.kit);
     }
 
     fn look_at_drain(&mut self) {
         if self.kit.drain.is_some()
             && !self.is_drained
             && self.sessions.is_empty()
+            && self.arrivals.is_empty()
             && self.datagrams.is_empty()
         {
             self.is_drained = true;
@@ -431,7 +421,18 @@ impl Worker {
         for key in keys {
             self.end(key, &End::Cut(Cut::Stop));
         }
+        self.arrivals.stop(&self.kit);
         self.datagrams.stop(&self.kit);
+    }
+}
+
+fn ready(event: &Event) -> Ready {
+    Ready {
+        readable: event.is_readable(),
+        writable: event.is_writable(),
+        ending: event.is_read_closed(),
+        failed: event.is_error(),
+        urgent: event.is_priority(),
     }
 }
 

@@ -2,5 +2,6 @@
 
 pub mod access;
 pub mod budget;
+pub mod queue;
 pub mod rate;
 pub mod source;

@@ -11,7 +11,7 @@ use crate::lb::time::Tick;
 
 /// Who counts as one: an IPv4 address, or the network of 64 bits that an IPv6 host chooses its
 /// addresses from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// An address.
     V4(u32),

@@ -27,6 +27,8 @@ pub enum By {
 /// What a session or a flow was doing when it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
+    /// It waited for a slot.
+    Queued,
     /// A backend was looked for.
     Connecting,
     /// Data could go both ways.
@@ -59,6 +61,7 @@ impl fmt::Display for Cause {
             By::Kernel => 'K',
         };
         let state = match self.state {
+            State::Queued => 'Q',
             State::Connecting => 'C',
             State::Data => 'D',
             State::LastBytes => 'L',

@@ -394,10 +394,6 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
             ("send_proxy", "\"v2\""),
             ("source", "\"client\""),
             ("refuse", "\"close\""),
-            (
-                "queue",
-                "{ limit = 1024, timeout = \"120s\", per_source = 0 }",
-            ),
             ("outlier", "{ consecutive_failures = 5 }"),
             ("discover", "{ dns = \"vllm.internal:8000\" }"),
             ("scale", "{ min = 0, max = 4 }"),
@@ -430,6 +426,10 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "[pool.p.queue]",
+        &[("limit", "10"), ("timeout", "\"10s\""), ("per_source", "2")],
+    ),
+    (
         "[pool.p.udp]",
         &[
             ("session", "\"oneshot\""),
@@ -456,6 +456,7 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
 const BEYOND: &[(&str, &str)] = &[
     ("[global]", "splice"),
     ("[global]", "exec_probes"),
+    ("[pool.p.queue]", "abort_on_close"),
     ("[pool.p.health]", "command"),
     ("[pool.p.udp]", "amplification_limit"),
     ("[pool.p.udp]", "quic_server_id_length"),
@@ -481,7 +482,6 @@ const PLANNED_VALUES: &[(&str, &str, &[&str])] = &[
             "[\"first_bytes/512\"]",
         ],
     ),
-    ("[pool.p]", "refuse", &["\"bytes:no\""]),
 ];
 
 /// The kind of probe that a key is for.

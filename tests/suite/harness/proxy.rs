@@ -36,6 +36,8 @@ pub struct Proxy {
 pub struct Totals {
     pub listeners: HashMap<String, HashMap<String, u64>>,
     pub backends: HashMap<String, HashMap<String, u64>>,
+    /// The queues in which somebody has waited.
+    pub queues: HashMap<String, HashMap<String, u64>>,
 }
 
 impl Proxy {
@@ -236,6 +238,9 @@ impl Proxy {
         for (name, counts) in totals.listeners.iter().chain(&totals.backends) {
             assert_eq!(counts["open"], 0, "{name} has sessions left");
         }
+        for (name, counts) in &totals.queues {
+            assert_eq!(counts["waiting"], 0, "{name} has clients left");
+        }
         totals
     }
 
@@ -283,12 +288,13 @@ impl Totals {
             let kinds = [
                 (" listener \"", &mut totals.listeners),
                 (" backend \"", &mut totals.backends),
+                (" queue of pool \"", &mut totals.queues),
             ];
             for (start, map) in kinds {
                 if let Some((name, counts)) = line
                     .split_once(start)
                     .and_then(|(_, rest)| rest.split_once("\": "))
-                    && counts.contains("open ")
+                    && (counts.contains("open ") || counts.contains("waiting "))
                 {
                     // One that went and came back counts from 0 again.
                     let sums = map.entry(name.to_owned()).or_default();
@@ -315,6 +321,16 @@ impl Totals {
     #[track_caller]
     pub fn front(&self, what: &str) -> u64 {
         self.listeners["front"][what]
+    }
+
+    /// A count of the queue of the pool "pool".
+    #[track_caller]
+    pub fn queue(&self, what: &str) -> u64 {
+        let counts = self.queues.get("pool");
+        counts
+            .and_then(|counts| counts.get(what))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// A count of a backend of the pool "pool".

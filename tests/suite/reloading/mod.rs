@@ -383,7 +383,9 @@ fn a_limit_set_below_what_is_open_cuts_nobody_and_holds_from_then_on() {
     on_every_axis(|axis| {
         let backend = Listening::start(axis.family);
         let limited = |limit: u32| {
-            Config::of(axis, &[backend.address]).pool(&format!("max_connections = {limit}"))
+            Config::of(axis, &[backend.address])
+                .pool(&format!("max_connections = {limit}"))
+                .pool("queue = { limit = 0 }")
         };
         let mut proxy = Proxy::start(&limited(4));
         proxy.expect("every backend is at its max_connections");

@@ -73,6 +73,7 @@ fn a_client_under_way_finds_the_limit_in_force() {
         let limited = |limit: u32| {
             Config::of(axis, &[backend.address])
                 .with(&format!("max_connections = {limit}"))
+                .pool("queue = { limit = 0 }")
                 .pool("balance = \"first\"")
                 .pool("connect_timeout = \"1500ms\"")
         };

@@ -1,0 +1,237 @@
+//! Clients of a worker that have no backend yet and cannot get one at once. Nothing of what they send
+//! is read: that it fills their sockets is all the back-pressure there is, and all there need be.
+
+use std::sync::Arc;
+
+use mio::Registry;
+use slotmap::SlotMap;
+
+use super::fate::Cut;
+use super::kit::Kit;
+use super::queue::{Left, Waiter};
+use super::refuse::Refused;
+use super::request::Request;
+use super::token::{ArrivalKey, SESSIONS_MAX, Subject, arrival_deadline_id, arrival_of};
+use crate::lb::admission::queue::Ticket;
+use crate::lb::time::Tick;
+use crate::lb::traffic::cause::{By, Cause, State};
+use crate::lb::traffic::deadline::Wheel;
+use crate::lb::traffic::relay::Ready;
+
+/// Those of one worker.
+#[derive(Debug)]
+pub(super) struct Arrivals {
+    worker: usize,
+    clients: SlotMap<ArrivalKey, Arrival>,
+    wheel: Wheel,
+    due: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct Arrival {
+    request: Request,
+    waits: Waits,
+}
+
+/// What it waits for.
+#[derive(Debug)]
+enum Waits {
+    /// Nothing: it has just been put here.
+    No,
+    /// Its turn in the queue of its pool, since then.
+    Turn(Ticket, Tick),
+}
+
+impl Arrivals {
+    pub(super) fn new(worker: usize) -> Self {
+        Self {
+            worker,
+            clients: SlotMap::with_key(),
+            wheel: Wheel::new(Tick::ZERO),
+            due: Vec::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    /// When to look at deadlines next.
+    pub(super) fn next(&self) -> Option<Tick> {
+        self.wheel.next()
+    }
+
+    /// Lets a client wait in the queue of its pool, or refuses it.
+    pub(super) fn queue(&mut self, request: Request, registry: &Registry, kit: &mut Kit) {
+        if self.clients.len() >= SESSIONS_MAX {
+            request.reset(Cause::new(By::Kernel, State::Queued), kit);
+            return;
+        }
+        let pool = Arc::clone(&request.pool);
+        let (client, source, since) = (request.client, request.source(), request.since);
+        let tried = request.tried.clone();
+        let waits = Waits::No;
+        let key = self.clients.insert(Arrival { request, waits });
+        let token = Subject::Arrival(key).token();
+        if let Err(error) = self.clients[key].request.stream.register(registry, token) {
+            self.refuse(key, &Refused::Local(error), kit);
+            return;
+        }
+        let queue = Arc::clone(&pool.queue);
+        let waiter = Waiter {
+            worker: self.worker,
+            key,
+            client,
+            source,
+            pool,
+            tried,
+        };
+        match queue.join(waiter, since) {
+            Ok(ticket) => {
+                self.clients[key].waits = Waits::Turn(ticket, kit.now);
+                self.arm(key, kit);
+            }
+            Err(full) => self.refuse(key, &Refused::QueueFull(full), kit),
+        }
+    }
+
+    /// The client that has been called, unless it has gone.
+    pub(super) fn take(&mut self, key: ArrivalKey, registry: &Registry) -> Option<Request> {
+        let mut request = self.remove(key)?.request;
+        // It fails only for a socket that is not registered, and this one is.
+        drop(request.stream.deregister(registry));
+        Some(request)
+    }
+
+    /// An event of a client's socket.
+    pub(super) fn on_event(&mut self, key: ArrivalKey, ready: Ready, kit: &Kit) {
+        let Some(Arrival { request, .. }) = self.clients.get(key) else {
+            return;
+        };
+        if ready.failed || ready.ending && request.pool.plan.queue.abort_on_close {
+            self.end(key, Left::Gone, By::Client, kit);
+        }
+    }
+
+    /// Ends the wait of those whose time has come.
+    pub(super) fn expire(&mut self, kit: &mut Kit) {
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.expire(kit.heard, &mut due);
+        for key in due.drain(..).map(arrival_of) {
+            let Some(arrival) = self.clients.get(key) else {
+                continue;
+            };
+            if arrival.due(kit) > kit.heard {
+                self.arm(key, kit);
+            } else if kit.drain.is_some_and(|drain| drain.until <= kit.heard) {
+                self.cut(key, Cut::DrainOver, kit);
+            } else {
+                self.leave(key, Left::TimedOut);
+                self.refuse(key, &Refused::QueueTimeout, kit);
+            }
+        }
+        self.due = due;
+    }
+
+    /// Follows a new configuration: those whose pool is another now are to look for a backend there,
+    /// and those who have none are refused.
+    pub(super) fn redirect(&mut self, registry: &Registry, kit: &mut Kit) -> Vec<Request> {
+        let mut moved = Vec::new();
+        for key in self.clients.keys().collect::<Vec<_>>() {
+            let request = &mut self.clients[key].request;
+            let pool = kit
+                .active
+                .pool_of(request.admission.listener(), &request.pool);
+            match pool {
+                Some(pool) if Arc::ptr_eq(&pool.queue, &request.pool.queue) => {
+                    request.tried = request.pool.places_in(pool, &request.tried);
+                    request.pool = Arc::clone(pool);
+                    self.arm(key, kit);
+                }
+                Some(pool) => {
+                    let pool = Arc::clone(pool);
+                    self.leave(key, Left::Moved);
+                    if let Some(mut request) = self.take(key, registry) {
+                        request.tried.clear();
+                        request.pool = pool;
+                        moved.push(request);
+                    }
+                }
+                None => {
+                    self.leave(key, Left::Hopeless);
+                    self.refuse(key, &Refused::PoolGone, kit);
+                }
+            }
+        }
+        moved
+    }
+
+    /// The process stops, and those who wait have less time.
+    pub(super) fn drain(&mut self, kit: &Kit) {
+        for key in self.clients.keys().collect::<Vec<_>>() {
+            self.arm(key, kit);
+        }
+    }
+
+    /// Ends all.
+    pub(super) fn stop(&mut self, kit: &Kit) {
+        for key in self.clients.keys().collect::<Vec<_>>() {
+            self.cut(key, Cut::Stop, kit);
+        }
+    }
+
+    fn cut(&mut self, key: ArrivalKey, cut: Cut, kit: &Kit) {
+        log::debug!("waiting client reset: {}", cut.describe());
+        self.end(key, Left::Moved, By::Evenkeel, kit);
+    }
+
+    /// Resets it.
+    fn end(&mut self, key: ArrivalKey, left: Left, by: By, kit: &Kit) {
+        self.leave(key, left);
+        if let Some(arrival) = self.remove(key) {
+            arrival.request.reset(Cause::new(by, State::Queued), kit);
+        }
+    }
+
+    fn refuse(&mut self, key: ArrivalKey, refused: &Refused, kit: &mut Kit) {
+        if let Some(arrival) = self.remove(key) {
+            let by = refused.cause().by;
+            let cause = Cause::new(by, State::Queued);
+            arrival.request.refuse(refused, cause, kit);
+        }
+    }
+
+    /// Gives up its place. If a slot is on its way to it, that comes back when nobody takes it.
+    fn leave(&self, key: ArrivalKey, left: Left) {
+        if let Some(arrival) = self.clients.get(key)
+            && let Waits::Turn(ticket, _) = arrival.waits
+        {
+            arrival.request.pool.queue.leave(ticket, left);
+        }
+    }
+
+    fn remove(&mut self, key: ArrivalKey) -> Option<Arrival> {
+        self.wheel.disarm(arrival_deadline_id(key));
+        self.clients.remove(key)
+    }
+
+    fn arm(&mut self, key: ArrivalKey, kit: &Kit) {
+        let due = self.clients[key].due(kit);
+        self.wheel.arm(arrival_deadline_id(key), due);
+    }
+}
+
+impl Arrival {
+    /// When it has waited for too long.
+    fn due(&self, kit: &Kit) -> Tick {
+        let due = match self.waits {
+            Waits::No => kit.now,
+            Waits::Turn(_, since) => since.after(self.request.pool.plan.queue.timeout),
+        };
+        kit.drain.map_or(due, |drain| due.min(drain.until))
+    }
+}
