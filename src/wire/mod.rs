@@ -3,7 +3,9 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod certificate;
+pub mod client_hello;
 pub mod grpc;
+pub mod http_head;
 pub mod proxy_header;
 pub mod quic;
 
@@ -25,6 +27,13 @@ pub enum Stop<Wrong> {
 /// Whether `bytes` begin with `start`, as far as they go.
 fn agree(bytes: &[u8], start: &[u8]) -> bool {
     bytes.iter().zip(start).all(|(byte, start)| byte == start)
+}
+
+/// Whether a host may be called so: letters, digits, and what stands between them. Names beyond
+/// ASCII are written so too, and underscores are in use where they should not be.
+fn is_host_name(name: &[u8]) -> bool {
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_".contains(byte);
+    (1..=255).contains(&name.len()) && name.iter().all(is_allowed)
 }
 
 #[cfg(test)]
