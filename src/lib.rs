@@ -6,7 +6,7 @@
 //! | floor | folder | holds |
 //! |---|---|---|
 //! | 0 | [`lb`] | decisions: picking, health counters, relay state, deadlines. No I/O, clock, threads, log |
-//! | 0 | [`wire`] | byte formats: QUIC's invariants, the PROXY header. Bounded, whatever comes |
+//! | 0 | [`wire`] | byte formats: PROXY header, first bytes of TLS, HTTP and QUIC. Bounded, whatever comes |
 //! | 0 | [`config`] | text ⇄ settings: `Model` (what was written), `Plan` (what runs), `diff` |
 //! | 1 | [`sys`] | the kernel, thinly; the only folder where `unsafe` may be lifted |
 //! | 2 | [`data`] | the packet path: one thread per worker, owning everything it touches |

@@ -1,6 +1,8 @@
 //! The header of the PROXY protocol that tells a backend who its client is. The numbers are those of
 //! sections 2.1 (version 1, a line of text) and 2.2 (version 2) of its specification.
 
+pub mod parse;
+
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
