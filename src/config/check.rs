@@ -28,7 +28,7 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
     check_binds(&model.listeners, problems);
     for pool in &model.pools {
         check_balance(pool, problems);
-        health::check(&pool.health, model.exec_probes, problems);
+        health::check(pool, model.exec_probes, problems);
         check_backends(pool, problems);
         check_server_ids(pool, problems);
         datagrams::check_amplification(pool, problems);

@@ -498,6 +498,16 @@ mod tests {
         ),
         (
             POOL,
+            "[pool.p]\nhealth.address = \"::1\"\n",
+            "pool p: health.address \"\" → ::1",
+        ),
+        (
+            POOL,
+            "[pool.p]\nhealth.progress_is_alive = false\n",
+            "pool p: health.progress_is_alive true → false",
+        ),
+        (
+            POOL,
             "[pool.p]\nhealth.initial = \"down\"\n",
             "pool p: health.initial up → down",
         ),

@@ -291,7 +291,7 @@ pub(super) const POOL: Section = Section {
         row("send_proxy", word(&["off", "v1", "v2"], &[]), text("off"),
             "Tell backends who their client is: a PROXY header at the start of each stream; v2 also \
             before each datagram, which then goes alone, not in a train; a datagram above 65,507 \
-            bytes with it is dropped. Probes, unless they go to another port, say that they are the \
+            bytes with it is dropped. Probes, unless they go elsewhere, say that they are the \
             proxy's own"),
         row("source", Takes::Form("an IP address of this host, \"client\" or \"\""), text(""),
             "Where backends are connected to from: this address, probes included; the client's own \

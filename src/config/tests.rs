@@ -1,7 +1,7 @@
 //! Whole configurations: defaults, odd texts, mutations, sizes.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,8 +89,10 @@ fn defaults_are_those_of_the_contract() {
                 timeout: seconds(1),
                 rise: 2,
                 fall: 3,
+                address: None,
                 port: 0,
                 initial_up: true,
+                progress_is_alive: true,
             }),
             udp: Udp {
                 rules: Rules {
@@ -176,6 +178,8 @@ fn settings_that_are_written_arrive() {
         (probe.rise, probe.fall, probe.port, probe.initial_up),
         (1, 1000, 65535, false)
     );
+    assert_eq!(probe.address, Some(IpAddr::from([10, 0, 0, 9])));
+    assert!(!probe.progress_is_alive);
     assert_eq!(
         (two.balance.policy, &two.health),
         (Policy::PowerOfTwo, &Health::None)

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 use super::loader::Loaded;
 use crate::config::plan::{self, Health};
@@ -14,6 +15,7 @@ use crate::data::mailbox::{
 };
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Member};
+use crate::lb::health::finding::Finding;
 use crate::sys::socket::Target;
 use crate::wire::quic::ServerId;
 
@@ -123,7 +125,7 @@ impl Registry {
             let (pool, name) = identity;
             let is_used = in_plan.contains(&(pool.as_str(), name.as_str())) || state.open() > 0;
             if !is_used {
-                log_backend(identity, state);
+                log_backend(identity, state, None);
             }
             is_used
         });
@@ -150,7 +152,10 @@ impl Registry {
 
     /// The totals of every backend, listener and queue known. Those of the others were logged when they
     /// were forgotten.
-    pub(super) fn log_totals(&self) {
+    pub(super) fn log_totals(
+        &self,
+        last_probe: impl Fn(&BackendState) -> Option<(Finding, Duration)>,
+    ) {
         let mut listeners: Vec<_> = self.listeners.values().collect();
         listeners.sort_by_key(|counters| &counters.name);
         for counters in listeners {
@@ -164,7 +169,7 @@ impl Registry {
         let mut backends: Vec<_> = self.backends.iter().collect();
         backends.sort_by_key(|(identity, _)| *identity);
         for (identity, state) in backends {
-            log_backend(identity, state);
+            log_backend(identity, state, last_probe(state));
         }
     }
 
@@ -235,10 +240,17 @@ fn log_queue(pool: &str, queue: &PoolQueue) {
     log::info!("queue of pool \"{pool}\": {}", counts.join(", "));
 }
 
-fn log_backend((pool, name): &(String, String), state: &BackendState) {
+fn log_backend(
+    (pool, name): &(String, String),
+    state: &BackendState,
+    last_probe: Option<(Finding, Duration)>,
+) {
+    let last_probe = last_probe.map_or_else(String::new, |(finding, ago)| {
+        format!(", last probe {} ms ago: {finding}", ago.as_millis())
+    });
     log::info!(
         "backend \"{pool}/{name}\": sessions {}, connect failures {}, bytes to backend {}, \
-         bytes to client {}, open {}",
+         bytes to client {}, open {}{last_probe}",
         state.sessions.load(Relaxed),
         state.connect_failures.load(Relaxed),
         state.bytes_to_backend.load(Relaxed),

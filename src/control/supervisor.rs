@@ -149,7 +149,8 @@ impl Supervisor {
             seed: settings.seed.wrapping_add(index as u64),
         })
         .map_err(|error| fail("cannot start a worker", error))?;
-        let mailboxes: Vec<Mailbox> = workers.iter().map(|w| w.mailbox.clone()).collect();
+        let mailboxes = Arc::new(workers.iter().map(|w| w.mailbox.clone()).collect());
+        let probers = Probers::new(budget.probes, mailboxes, shared.epoch, settings.seed);
         log::info!("{count} workers; {budget}");
         let mut supervisor = Self {
             source: settings.source,
@@ -157,7 +158,7 @@ impl Supervisor {
             generation: 0,
             registry: Registry::new(Arc::clone(&shared.waiting)),
             sockets,
-            probers: Probers::new(budget.probes, Arc::new(mailboxes), settings.seed),
+            probers,
             budget,
             access_log,
             shared,
@@ -373,7 +374,8 @@ impl Supervisor {
             }
         }
         self.access_log.finish();
-        self.registry.log_totals();
+        self.registry
+            .log_totals(|backend| self.probers.last(backend));
         log::info!("stopped");
     }
 

@@ -180,6 +180,7 @@ impl Session {
             return Fate::Wait;
         }
         let mut carried = Carried::default();
+        let before = self.relay.received(Side::Backend);
         for from in Side::BOTH {
             let (source, sink) = match from {
                 Side::Client => (&self.client, &self.leg.stream),
@@ -199,6 +200,9 @@ impl Session {
         }
         if carried.moved {
             self.last_activity = kit.now;
+        }
+        if self.relay.received(Side::Backend) != before {
+            self.leg.lease.backend().progress(kit.now);
         }
         if let Some(history) = &mut self.history {
             history.observe(&self.relay, kit.now);

@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::time::Tick;
+
 /// What all threads know of one backend.
 #[derive(Debug)]
 #[repr(align(64))] // a cache line of its own: workers count on it at every connection
@@ -14,6 +16,8 @@ pub struct BackendState {
     open: AtomicU32,
     up: AtomicBool,
     suspected: AtomicBool,
+    /// When it last sent something, in steps of [`PROGRESS_STEP_MS`].
+    progress: AtomicU64,
     /// Sessions established since the start.
     pub sessions: AtomicU64,
     /// Connects that failed or timed out since the start.
@@ -33,6 +37,7 @@ impl BackendState {
             open: AtomicU32::new(0),
             up: AtomicBool::new(up),
             suspected: AtomicBool::new(false),
+            progress: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
             bytes_to_backend: AtomicU64::new(0),
@@ -73,6 +78,21 @@ impl BackendState {
         self.suspected.store(false, Relaxed);
     }
 
+    /// Notes that it sends something to a client. Costs a look; workers take the cache line from
+    /// each other no more than once in a step of time.
+    #[inline(always)]
+    pub fn progress(&self, now: Tick) {
+        let step = now.as_ms() / PROGRESS_STEP_MS;
+        if self.progress.load(Relaxed) < step {
+            self.progress.store(step, Relaxed);
+        }
+    }
+
+    /// Whether it has sent something after `since`: what it sent in the same step does not count.
+    pub fn has_progressed_since(&self, since: Tick) -> bool {
+        self.progress.load(Relaxed) > since.as_ms() / PROGRESS_STEP_MS
+    }
+
     /// Sessions open or reserved now.
     pub fn open(&self) -> u32 {
         self.open.load(Relaxed)
@@ -93,6 +113,9 @@ impl BackendState {
             .map(|_| Lease(Arc::clone(self)))
     }
 }
+
+/// How exactly is known when a backend last sent something.
+const PROGRESS_STEP_MS: u64 = 16;
 
 /// One slot on a backend, given back when it is dropped.
 #[derive(Debug)]
@@ -131,6 +154,17 @@ mod tests {
         assert_eq!(state.open(), 1);
         drop(second);
         assert_eq!(state.open(), 0);
+    }
+
+    #[test]
+    fn progress_counts_after_a_moment_and_never_goes_back() {
+        let state = BackendState::new("pool", "a", true);
+        let at = |step: u64| Tick::from_ms(step * PROGRESS_STEP_MS);
+        assert!(!state.has_progressed_since(Tick::ZERO));
+        state.progress(at(5));
+        state.progress(at(4)); // a worker whose turn began earlier
+        assert!(state.has_progressed_since(at(4)));
+        assert!(!state.has_progressed_since(at(5)));
     }
 
     #[test]

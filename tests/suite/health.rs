@@ -1,10 +1,14 @@
 //! Probes and what follows from them: conformance G.
 
 mod dialogs;
+mod elsewhere;
 mod exec;
+mod flapping;
 mod grpc;
 mod http;
 mod introduced;
+mod progress;
+mod shared;
 mod tls;
 
 use std::collections::HashMap;
@@ -34,9 +38,14 @@ fn hlt_01_a_closed_listener_takes_its_backend_down() {
     let mut proxy = Proxy::start(&probing(&backends).pool("balance = \"round_robin\""));
     proxy.expect("backend \"pool/a\" is down");
     backends[0].kill();
-    proxy.log.wait_text(
-        "backend \"pool/a\" is down: Connection refused (os error 111) (3 probes in a row failed)",
-    );
+    proxy
+        .log
+        .wait(0, "with the error and where it was met", |line| {
+            let (_, why) = line.split_once("backend \"pool/a\" is down: ")?;
+            let after =
+                why.strip_prefix("Connection refused (os error 111), at the connect after ")?;
+            has(after, " ms (3 probes in a row failed)")
+        });
     for _ in 0..20 {
         served(proxy.front());
     }
@@ -372,6 +381,7 @@ fn hlt_19_a_reload_keeps_state_and_history_of_what_did_not_change() {
         .pool("balance = \"first\"")
         .health("interval = \"1d\"")
         .health("fast_interval = \"2s\"")
+        .health("down_interval = \"1d\"")
         .health("fall = 2");
     let mut proxy = Proxy::start(&config);
     proxy.expect("backend \"pool/a\": connect failed");
@@ -382,9 +392,7 @@ fn hlt_19_a_reload_keeps_state_and_history_of_what_did_not_change() {
     proxy
         .reload(&config.clone().listener("max_connections = 100"))
         .unwrap();
-    proxy
-        .log
-        .wait_text("is down: Connection refused (os error 111) (2 probes in a row failed)");
+    proxy.log.wait_text("ms (2 probes in a row failed)");
 
     let mark = proxy.log.mark();
     let more = config.clone().also_listening("side", "\"127.0.0.1:0\"");
@@ -396,8 +404,16 @@ fn hlt_19_a_reload_keeps_state_and_history_of_what_did_not_change() {
         proxy.log.find(mark, |line| has(line, "backend \"pool/a\"")),
         None
     );
+    let log = proxy.log.clone();
     let totals = proxy.finish();
     assert_eq!(totals.backend("a", "connect failures"), 1, "down as before");
+    log.wait(0, "on what the last probe found", |line| {
+        let (_, last) = line.split_once(", open 0, last probe ")?;
+        has(
+            last,
+            " ms ago: Connection refused (os error 111), at the connect",
+        )
+    });
 }
 
 #[test]

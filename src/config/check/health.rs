@@ -6,12 +6,14 @@ use std::time::Duration;
 use crate::config::error::{Problems, Wrong};
 use crate::config::keys::quoted;
 use crate::config::model::{self, HealthKind};
-use crate::config::plan::{Health, Http, Probe, ProbeKind, Tls};
+use crate::config::plan::{Address, Health, Http, Probe, ProbeKind, Tls};
 use crate::config::reader::Written;
 use crate::config::units::show;
 
-pub(super) fn check(health: &model::Health, exec_probes: bool, problems: &Problems) {
+pub(super) fn check(pool: &model::Pool, exec_probes: bool, problems: &Problems) {
+    let health = &pool.health;
     check_exec(health, exec_probes, problems);
+    check_address(pool, problems);
     check_times(health, problems);
     check_kind(health, problems);
     check_steps(health, problems);
@@ -38,6 +40,17 @@ fn check_times(health: &model::Health, problems: &Problems) {
                 Wrong::new(what, format!("set it to at most {theirs}")),
             );
         }
+    }
+}
+
+/// Another address has a port: a Unix socket has none to go with it.
+fn check_address(pool: &model::Pool, problems: &Problems) {
+    let address = &pool.health.address;
+    let mut backends = pool.backends.iter().filter_map(|it| it.address.as_ref());
+    let unix = backends.find(|address| matches!(address.value, Address::Unix(_)));
+    if let (Some(_), 0, Some(unix)) = (address.value, pool.health.port, unix) {
+        let what = format!("`address` has no port to probe for {}", unix.value);
+        problems.value(address.at, Wrong::new(what, "write the port as well"));
     }
 }
 
@@ -157,8 +170,10 @@ pub(super) fn plan(health: model::Health, is_udp_only: bool) -> Health {
         timeout: capped(&health.timeout),
         rise: health.rise,
         fall: health.fall,
+        address: health.address.value,
         port: health.port,
         initial_up: health.initial_up,
+        progress_is_alive: health.progress_is_alive,
     })
 }
 

@@ -25,6 +25,7 @@ pub(super) fn check_sources(model: &Model, problems: &Problems) {
             Source::Any => continue,
             Source::Address(address) => {
                 let own = Family::of(SocketAddr::new(address, 0));
+                check_probes(pool, own, problems);
                 (Some(own), "`source` is not")
             }
             Source::Client => {
@@ -53,6 +54,17 @@ fn check_backends(pool: &model::Pool, fits: Option<Family>, other: &str, problem
             _ => continue,
         };
         problems.value(address.at, Wrong::new(what, "put it in a pool of its own"));
+    }
+}
+
+/// What a pool with a source probes is of this family too.
+fn check_probes(pool: &model::Pool, source: Family, problems: &Problems) {
+    let Written { value, at, .. } = pool.health.address;
+    let Some(address) = value else { return };
+    let own = Family::of(SocketAddr::new(address, 0));
+    if own != source {
+        let what = format!("{address} is {own}, `source` is not");
+        problems.value(at, Wrong::new(what, format!("write one of {source}")));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The keys of active probes.
 
-use super::{Default, Section, Takes, Value, later, row, text, whole, word};
+use super::{Default, Section, Takes, Value, row, text, whole, word};
 use super::{MAX_STREAK, TIME, TRUE};
 
 const STREAK: Takes = Takes::Whole(1, MAX_STREAK);
@@ -24,7 +24,7 @@ pub(in crate::config) const HEALTH: Section = Section {
             "For types http and https: what is asked for, by GET"),
         row("host", Takes::Form("HOST, HOST:PORT or an empty string"), text(""),
             "For types http and https: the header Host; empty = the host of the backend's \
-            address, and the port that is probed"),
+            address, or `address`, and the port that is probed"),
         row("expect", Takes::Statuses, Default::Is(Value::Wholes(&[200])),
             "For types http and https: the statuses that pass"),
         row("body", Takes::Form("a regular expression"), text(""),
@@ -65,9 +65,13 @@ pub(in crate::config) const HEALTH: Section = Section {
         row("timeout", TIME, text("1s"), "For one probe; by default never above interval"),
         row("rise", STREAK, whole(2), "Successes in a row that bring a backend up"),
         row("fall", STREAK, whole(3), "Failures in a row that take it down"),
+        row("address", Takes::Form("an IP address or an empty string"), text(""),
+            "Address to probe, the same for all backends of the pool; empty = the backend's own"),
         row("port", Takes::Whole(0, 65_535), whole(0), "Port to probe; 0 = the backend's own"),
         row("initial", word(&["up", "down"], &[]), text("up"), "State before the first result"),
-        later("progress_is_alive", &[Value::Flag(false)]),
+        row("progress_is_alive", Takes::Flag, TRUE,
+            "A probe that times out says nothing about a backend that has sent bytes to a client since \
+            it began: it is busy, not dead. One that is refused, or answered wrongly, counts"),
     ],
 };
 

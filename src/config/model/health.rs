@@ -1,5 +1,6 @@
 //! How backends are probed, as it was written.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -40,8 +41,10 @@ pub(in crate::config) struct Health {
     pub(in crate::config) timeout: Written<Duration>,
     pub(in crate::config) rise: u32,
     pub(in crate::config) fall: u32,
+    pub(in crate::config) address: Written<Option<IpAddr>>,
     pub(in crate::config) port: u16,
     pub(in crate::config) initial_up: bool,
+    pub(in crate::config) progress_is_alive: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,8 +137,12 @@ impl Health {
             timeout: reader.duration("timeout"),
             rise: reader.whole("rise"),
             fall: reader.whole("fall"),
+            address: reader
+                .parsed("address", address)
+                .expect("the row has a default"),
             port: reader.whole("port"),
             initial_up: reader.word("initial").value != "down",
+            progress_is_alive: reader.flag("progress_is_alive"),
         }
     }
 
@@ -270,6 +277,25 @@ fn host(text: &str) -> Result<String, Wrong> {
     }
     let what = format!("{} is no host", quoted(text));
     Err(Wrong::new(what, "write HOST or HOST:PORT"))
+}
+
+/// An address to connect to; empty = none.
+fn address(text: &str) -> Result<Option<IpAddr>, Wrong> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let cure = "write one, without a port";
+    match text.parse::<IpAddr>() {
+        Ok(address) if address.is_unspecified() => {
+            let what = format!("{} is an address to listen on", quoted(text));
+            Err(Wrong::new(what, cure))
+        }
+        Ok(address) => Ok(Some(address.to_canonical())),
+        Err(_) => Err(Wrong::new(
+            format!("{} is no IP address", quoted(text)),
+            cure,
+        )),
+    }
 }
 
 /// A regular expression; empty = none.

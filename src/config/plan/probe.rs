@@ -1,6 +1,7 @@
 //! Active probes.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -182,10 +183,14 @@ pub struct Probe {
     pub rise: u32,
     /// Failures in a row that take it down.
     pub fall: u32,
+    /// The address to probe; `None` = the backend's own.
+    pub address: Option<IpAddr>,
     /// The port to probe; 0 = the backend's own.
     pub port: u16,
     /// Its state before the first result.
     pub initial_up: bool,
+    /// A backend that sends bytes is not failed by a probe that times out.
+    pub progress_is_alive: bool,
 }
 
 #[cfg(test)]

@@ -21,8 +21,10 @@ pub(super) fn compare(old: &Health, new: &Health, found: &mut Differing) {
         timeout,
         rise,
         fall,
+        address,
         port,
         initial_up,
+        progress_is_alive,
     } = old;
     kind_settings(kind, &new.kind, found);
     found.time("health.interval", interval, &new.interval);
@@ -31,6 +33,7 @@ pub(super) fn compare(old: &Health, new: &Health, found: &mut Differing) {
     found.time("health.timeout", timeout, &new.timeout);
     found.plain("health.rise", rise, &new.rise);
     found.plain("health.fall", fall, &new.fall);
+    found.compare("health.address", address, &new.address, text_or_empty);
     found.plain("health.port", port, &new.port);
     found.compare("health.initial", initial_up, &new.initial_up, |up| {
         if *up {
@@ -39,6 +42,11 @@ pub(super) fn compare(old: &Health, new: &Health, found: &mut Differing) {
             "down".to_owned()
         }
     });
+    found.plain(
+        "health.progress_is_alive",
+        progress_is_alive,
+        &new.progress_is_alive,
+    );
 }
 
 fn word(health: &Health) -> &'static str {

@@ -53,9 +53,10 @@ fn environment(sight: &Sight) -> [(&'static str, String); 5] {
         Target::Tcp(address) => (address.ip().to_string(), address.port().to_string()),
         Target::Unix(path) => (path.display().to_string(), String::new()),
     };
+    let (pool, backend) = sight.told.clone().unwrap_or_default();
     [
-        ("EVENKEEL_POOL", sight.pool.clone()),
-        ("EVENKEEL_BACKEND", sight.backend.clone()),
+        ("EVENKEEL_POOL", pool),
+        ("EVENKEEL_BACKEND", backend),
         ("EVENKEEL_HOST", sight.host.clone()),
         ("EVENKEEL_ADDRESS", address),
         ("EVENKEEL_PORT", port),

@@ -1,5 +1,6 @@
 //! One look at a backend: what a probe does, and what its end means.
 
+use std::cell::Cell;
 use std::io;
 
 use tokio::io::AsyncWriteExt as _;
@@ -8,17 +9,16 @@ use tokio::time::timeout;
 use super::{connection, exec, grpc, http, send_expect, tls, udp};
 use crate::config::plan::{Probe, ProbeKind, SendProxy, Tls};
 use crate::control::trust::Trust;
+use crate::lb::health::finding::{Found, Stage};
 use crate::sys::socket::Target;
 use crate::sys::source::Source;
 use crate::wire::proxy_header::Transport;
 
-/// What is looked at.
+/// What is looked at. Backends for which it is the same are looked at together.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sight {
-    /// Whose it is.
-    pub(super) pool: String,
-    /// What it is called there.
-    pub(super) backend: String,
+    /// The pool and the backend, where a program is told of them: then it is of nobody else.
+    pub(super) told: Option<(String, String)>,
     /// Where it is.
     pub(super) target: Target,
     /// Where probes come from.
@@ -33,46 +33,52 @@ pub(super) struct Sight {
     pub(super) trust: Option<Trust>,
 }
 
-/// What a probe found.
-pub(super) enum Outcome {
-    Passed(Passed),
-    Failed(io::Error),
-    /// It could not be made, through no fault of the backend.
-    Inconclusive(io::Error),
-}
-
-/// What a probe learnt beside that all is well.
-#[derive(Default)]
-pub(super) struct Passed {
+/// How a look ended.
+pub(super) struct Seen {
+    pub(super) found: Found,
     /// When the backend's certificate ends, in seconds since 1970.
     pub(super) certificate_ends: Option<u64>,
 }
 
 impl Sight {
     /// Looks once, and no longer than it may.
-    pub(super) async fn look(&self) -> Outcome {
+    pub(super) async fn look(&self) -> Seen {
         let within = self.probe.timeout;
+        let stage = Cell::new(Stage::Connect);
+        let mut certificate_ends = None;
         // Boxed, so that a prober that waits for its turn does not hold the room of a probe.
-        match timeout(within, Box::pin(self.ask())).await {
-            Ok(Ok(passed)) => Outcome::Passed(passed),
-            Ok(Err(error)) if self.target.is_local(&error) => Outcome::Inconclusive(error),
-            Ok(Err(error)) => Outcome::Failed(error),
-            Err(_) if self.may_be_silent() => Outcome::Passed(Passed::default()),
-            Err(_) => Outcome::Failed(io::Error::other(format!("no answer within {within:?}"))),
+        let found = match timeout(within, Box::pin(self.ask(&stage))).await {
+            Ok(Ok(ends)) => {
+                certificate_ends = ends;
+                Found::Passed
+            }
+            Ok(Err(error)) if self.target.is_local(&error) => {
+                Found::Inconclusive(error.to_string())
+            }
+            Ok(Err(error)) => Found::Failed(stage.get(), error.to_string()),
+            Err(_) if self.may_be_silent() => Found::Passed,
+            Err(_) => Found::TimedOut(stage.get(), within),
+        };
+        Seen {
+            found,
+            certificate_ends,
         }
     }
 
-    async fn ask(&self) -> io::Result<Passed> {
-        let mut passed = Passed::default();
+    /// Asks, and says at `stage` how far it is; when the certificate ends that it has met.
+    async fn ask(&self, stage: &Cell<Stage>) -> io::Result<Option<u64>> {
+        let mut certificate_ends = None;
         match &self.probe.kind {
             ProbeKind::Udp(step) => {
+                stage.set(Stage::Answer);
                 let header = self.send_proxy.header(Transport::Datagram, None);
                 udp::probe(&self.target, self.source, header.as_ref(), step).await?;
-                return Ok(passed);
+                return Ok(None);
             }
             ProbeKind::Exec(command) => {
+                stage.set(Stage::Program);
                 exec::probe(command, self).await?;
-                return Ok(passed);
+                return Ok(None);
             }
             _ => {}
         }
@@ -82,10 +88,12 @@ impl Sight {
             stream.write_all(header.as_bytes()).await?;
         }
         if let (Some(tls), Some(trust)) = (self.tls(), &self.trust) {
+            stage.set(Stage::Tls);
             let secured = tls::secure(stream, &self.host, tls, trust).await?;
             stream = secured.stream;
-            passed.certificate_ends = secured.ends;
+            certificate_ends = secured.ends;
         }
+        stage.set(Stage::Answer);
         match &self.probe.kind {
             ProbeKind::Tcp | ProbeKind::Udp(_) | ProbeKind::Exec(_) => {}
             ProbeKind::SendExpect(steps) => send_expect::probe(stream, steps).await?,
@@ -93,7 +101,7 @@ impl Sight {
             ProbeKind::Grpc(service) => grpc::probe(stream, &self.authority(), service).await?,
             ProbeKind::Tls(_) => tls::end(stream).await,
         }
-        Ok(passed)
+        Ok(certificate_ends)
     }
 
     fn tls(&self) -> Option<&Tls> {

@@ -1,4 +1,6 @@
-//! Active health checks: one task per backend, at most so many probes under way at once.
+//! Active health checks: one task for each thing to look at, at most so many probes under way at
+//! once. Backends at the same address that are looked at in the same way share the result, whichever
+//! pools they are of; each makes its own of it.
 //!
 //! A probe that fails for a reason of our own (no descriptor, no port) says nothing about the
 //! backend and is not counted.
@@ -8,50 +10,65 @@ mod exec;
 mod grpc;
 mod http;
 mod look;
+mod member;
 mod send_expect;
 mod tls;
 mod udp;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, LocalSet};
 
-use self::look::{Outcome, Sight};
+use self::look::Sight;
+use self::member::Member;
 use super::trust::Trust;
-use crate::config::plan::{Address, Health, OnDown, Probe, SendProxy};
-use crate::data::mailbox::{Command, Mailbox, Pool};
+use crate::config::plan::{self, Address, Health, Probe, ProbeKind, SendProxy};
+use crate::data::mailbox::{Mailbox, Pool};
 use crate::lb::backend::BackendState;
-use crate::lb::health::counter::{Counter, Transition};
+use crate::lb::health::finding::Finding;
 use crate::lb::health::schedule::{Intervals, first_delay, next_delay};
 use crate::lb::rng::Rng;
+use crate::lb::time::Tick;
 use crate::sys::socket::Target;
 
 /// The probers of all backends.
 #[derive(Debug)]
 pub(super) struct Probers {
-    running: HashMap<Identity, Running>,
-    slots: Arc<Semaphore>,
-    workers: Arc<Vec<Mailbox>>,
-    rng: Rng,
+    running: HashMap<Target, Vec<Running>>,
+    /// Who looks at each backend.
+    watches: HashMap<Identity, Rc<Watch>>,
+    tools: Tools,
 }
 
 type Identity = (String, String);
 
-/// What a prober was started for; another one starts when it changes.
-#[derive(Clone, Debug, PartialEq)]
-struct Subject {
+/// What every prober needs.
+#[derive(Clone, Debug)]
+struct Tools {
+    slots: Arc<Semaphore>,
+    workers: Arc<Vec<Mailbox>>,
+    /// What time is counted from.
+    epoch: Instant,
+    rng: Rng,
+}
+
+/// What is looked at, and who wants to know.
+#[derive(Debug)]
+struct Watch {
     sight: Sight,
-    on_down: OnDown,
+    early: Notify,
+    members: RefCell<Vec<Member>>,
 }
 
 #[derive(Debug)]
 struct Running {
-    subject: Subject,
-    early: Arc<Notify>,
+    watch: Rc<Watch>,
     task: JoinHandle<()>,
 }
 
@@ -63,131 +80,145 @@ impl Drop for Running {
 
 impl Probers {
     /// None yet; at most `slots` probes will be under way at once.
-    pub(super) fn new(slots: u32, workers: Arc<Vec<Mailbox>>, seed: u64) -> Self {
-        let slots = Arc::new(Semaphore::new(slots as usize));
+    pub(super) fn new(slots: u32, workers: Arc<Vec<Mailbox>>, epoch: Instant, seed: u64) -> Self {
         Self {
             running: HashMap::new(),
-            slots,
-            workers,
-            rng: Rng::new(seed),
+            watches: HashMap::new(),
+            tools: Tools {
+                slots: Arc::new(Semaphore::new(slots as usize)),
+                workers,
+                epoch,
+                rng: Rng::new(seed),
+            },
         }
     }
 
-    /// Probes the backends of `pools` from now on, and no others, which trust whom `trust` says. A
-    /// prober whose backend and settings did not change goes on undisturbed.
+    /// Probes the backends of `pools` from now on, and no others, which trust whom `trust` says. What
+    /// is looked at as before goes on undisturbed, and so does a backend for which that holds.
     pub(super) fn follow(
         &mut self,
         pools: &[Arc<Pool>],
         trust: &[Option<Trust>],
         tasks: &LocalSet,
     ) {
-        let mut next = HashMap::new();
-        let count = pools.iter().map(|pool| pool.targets.len()).sum();
-        let mut index = 0;
+        let mut wanted = Wanted::default();
         for (pool, trust) in pools.iter().zip(trust) {
             let Health::Probed(probe) = &pool.plan.health else {
                 continue;
             };
             let places = pool.plan.backends.iter().zip(&pool.targets);
             for (member, (backend, target)) in pool.balancer.members().iter().zip(places) {
-                let state = &member.state;
-                let identity = (state.pool().to_owned(), state.name().to_owned());
-                let target = probed(target, probe.port);
-                let subject = Subject {
-                    sight: Sight {
-                        send_proxy: match probe.port {
-                            0 => pool.plan.send_proxy,
-                            _ => SendProxy::Off, // that is another service
-                        },
-                        source: pool.source(None),
-                        pool: state.pool().to_owned(),
-                        backend: state.name().to_owned(),
-                        host: host(&backend.address, &target),
-                        target,
-                        probe: probe.clone(),
-                        trust: trust.clone(),
-                    },
-                    on_down: pool.plan.on_down,
-                };
-                let running = match self.running.remove(&identity) {
-                    Some(running) if running.subject == subject => running,
-                    _ => {
-                        let delay = first_delay(probe.interval, index, count, &mut self.rng);
-                        self.start(subject, Arc::clone(state), delay, tasks)
-                    }
-                };
-                next.insert(identity, running);
-                index += 1;
+                let sight = sight(pool, probe, (backend, target), trust.as_ref());
+                let member = self.member(&sight, &member.state, pool);
+                wanted.add(sight, member);
             }
         }
-        self.running = next;
+        let mut before = std::mem::take(&mut self.running);
+        self.watches.clear();
+        let count = wanted.sights.len();
+        for (index, (sight, members)) in wanted.sights.into_iter().enumerate() {
+            let running = before.get_mut(&sight.target).and_then(|running| {
+                let place = running.iter().position(|it| it.watch.sight == sight)?;
+                Some(running.swap_remove(place))
+            });
+            let running = running.unwrap_or_else(|| {
+                let interval = sight.probe.interval;
+                let delay = first_delay(interval, index, count, &mut self.tools.rng);
+                self.start(sight, delay, tasks)
+            });
+            for member in &members {
+                let watch = Rc::clone(&running.watch);
+                self.watches.insert(identity(&member.state), watch);
+            }
+            running.watch.members.replace(members);
+            let of_target = self.running.entry(running.watch.sight.target.clone());
+            of_target.or_default().push(running);
+        }
     }
 
     /// Probes a backend now, because real traffic could not connect to it.
     pub(super) fn look_early(&self, backend: &BackendState) {
-        let identity = (backend.pool().to_owned(), backend.name().to_owned());
-        match self.running.get(&identity) {
-            Some(running) => running.early.notify_one(),
+        match self.watches.get(&identity(backend)) {
+            Some(watch) => watch.early.notify_one(),
             None => backend.clear_suspicion(),
         }
     }
 
-    fn start(
-        &mut self,
-        subject: Subject,
-        state: Arc<BackendState>,
-        delay: Duration,
-        tasks: &LocalSet,
-    ) -> Running {
-        let early = Arc::new(Notify::new());
-        let probe = &subject.sight.probe;
-        let prober = Prober {
-            counter: Counter::new(probe.rise, probe.fall, state.is_up()),
-            subject: subject.clone(),
-            state,
-            early: Arc::clone(&early),
-            slots: Arc::clone(&self.slots),
-            workers: Arc::clone(&self.workers),
-            rng: Rng::new(self.rng.next_u64()),
-            told_of_end: None,
-            cut: None,
+    /// What the last probe of a backend found, and how long ago it began; `None` = nothing yet.
+    pub(super) fn last(&self, backend: &BackendState) -> Option<(Finding, Duration)> {
+        let watch = self.watches.get(&identity(backend))?;
+        let members = watch.members.borrow();
+        let mut members = members.iter();
+        let member = members.find(|member| std::ptr::eq(&*member.state, backend))?;
+        let finding = member.last.clone()?;
+        let ago = self.tools.now().since(finding.began);
+        Some((finding, ago))
+    }
+
+    /// The member for a backend: the one that it had if it is looked at as before, or another one.
+    fn member(&self, sight: &Sight, state: &Arc<BackendState>, pool: &Pool) -> Member {
+        let on_down = pool.plan.on_down;
+        let before = self.watches.get(&identity(state)).and_then(|watch| {
+            let mut members = watch.members.borrow_mut();
+            let is_it = |member: &Member| Arc::ptr_eq(&member.state, state);
+            let place = members.iter().position(is_it)?;
+            (watch.sight == *sight && members[place].acts(on_down))
+                .then(|| members.swap_remove(place))
+        });
+        before.unwrap_or_else(|| Member::new(state, &sight.probe, on_down, &self.tools.workers))
+    }
+
+    fn start(&mut self, sight: Sight, delay: Duration, tasks: &LocalSet) -> Running {
+        let watch = Rc::new(Watch {
+            sight,
+            early: Notify::new(),
+            members: RefCell::default(),
+        });
+        let tools = Tools {
+            rng: Rng::new(self.tools.rng.next_u64()),
+            ..self.tools.clone()
         };
         Running {
-            subject,
-            early,
-            task: tasks.spawn_local(prober.run(delay)),
+            task: tasks.spawn_local(Rc::clone(&watch).run(delay, tools)),
+            watch,
         }
     }
 }
 
-struct Prober {
-    subject: Subject,
-    state: Arc<BackendState>,
-    counter: Counter,
-    early: Arc<Notify>,
-    slots: Arc<Semaphore>,
-    workers: Arc<Vec<Mailbox>>,
-    rng: Rng,
-    /// When a certificate that ends soon was last told of.
-    told_of_end: Option<Instant>,
-    /// Ends the backend's sessions when its time to come back is over.
-    cut: Option<JoinHandle<()>>,
+/// Everything to look at, each thing once.
+#[derive(Default)]
+struct Wanted {
+    sights: Vec<(Sight, Vec<Member>)>,
+    /// Places of those with this target.
+    places: HashMap<Target, Vec<usize>>,
 }
 
-impl Drop for Prober {
-    fn drop(&mut self) {
-        self.keep_sessions();
+impl Wanted {
+    fn add(&mut self, sight: Sight, member: Member) {
+        let places = self.places.entry(sight.target.clone()).or_default();
+        let same = (places.iter()).find(|&&place| self.sights[place].0 == sight);
+        if let Some(&place) = same {
+            return self.sights[place].1.push(member);
+        }
+        places.push(self.sights.len());
+        self.sights.push((sight, vec![member]));
     }
 }
 
-impl Prober {
-    async fn run(mut self, first: Duration) {
+impl Tools {
+    fn now(&self) -> Tick {
+        Tick::ZERO.after(self.epoch.elapsed())
+    }
+}
+
+impl Watch {
+    async fn run(self: Rc<Self>, first: Duration, mut tools: Tools) {
         let Probe {
             interval,
             fast_interval,
             down_interval,
             ..
-        } = self.subject.sight.probe;
+        } = self.sight.probe;
         let intervals = Intervals {
             settled: interval,
             changing: fast_interval,
@@ -199,96 +230,57 @@ impl Prober {
                 () = tokio::time::sleep(delay) => {}
                 () = self.early.notified() => {}
             }
-            let slots = Arc::clone(&self.slots);
-            let slot = slots.acquire().await;
-            let outcome = self.subject.sight.look().await;
+            let slot = tools.slots.acquire().await;
+            let began = Instant::now();
+            let began_at = tools.now();
+            let seen = self.sight.look().await;
             drop(slot);
-            self.state.clear_suspicion();
-            self.take_in(outcome);
-            delay = next_delay(&intervals, &self.counter, &mut self.rng);
-        }
-    }
-
-    fn take_in(&mut self, outcome: Outcome) {
-        let name = format!("{}/{}", self.state.pool(), self.state.name());
-        let (transition, error) = match outcome {
-            Outcome::Passed(passed) => {
-                self.look_at_end(passed.certificate_ends, &name);
-                (self.counter.observe(true), None)
+            let finding = Finding {
+                began: began_at,
+                took: began.elapsed(),
+                found: seen.found,
+            };
+            let now = tools.now();
+            let mut members = self.members.borrow_mut();
+            for member in members.iter_mut() {
+                member.take_in(&finding, seen.certificate_ends, now);
             }
-            Outcome::Failed(error) => (self.counter.observe(false), Some(error)),
-            Outcome::Inconclusive(error) => {
-                log::debug!("backend \"{name}\": cannot be probed: {error}");
-                return;
-            }
-        };
-        match transition {
-            Some(Transition::Up) => {
-                self.state.set_up(true);
-                self.keep_sessions();
-                log::info!("backend \"{name}\" is up");
-            }
-            Some(Transition::Down) => {
-                self.state.set_up(false);
-                let error = error.map_or_else(String::new, |error| error.to_string());
-                let fall = self.subject.sight.probe.fall;
-                log::warn!("backend \"{name}\" is down: {error} ({fall} probes in a row failed)");
-                self.end_sessions();
-            }
-            None => return,
-        }
-        // Clients that wait for a backend may have one now, or none to wait for. Any worker serves all.
-        if let Some(worker) = self.workers.first()
-            && worker.wake().is_err()
-        {
-            log::error!("a worker cannot be woken");
-        }
-    }
-
-    /// Tells of a certificate that ends soon, or has ended.
-    fn look_at_end(&mut self, certificate_ends: Option<u64>, name: &str) {
-        let Some(ends) = certificate_ends else { return };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let left = ends.saturating_sub(now.unwrap_or_default().as_secs());
-        let is_told = self.told_of_end.is_some_and(|told| told.elapsed() < DAY);
-        if left < CERTIFICATE_SOON.as_secs() && !is_told {
-            self.told_of_end = Some(Instant::now());
-            match left / DAY.as_secs() {
-                0 if left == 0 => log::warn!("backend \"{name}\": its certificate has ended"),
-                days => log::warn!("backend \"{name}\": its certificate ends in {days} days"),
-            }
-        }
-    }
-
-    fn end_sessions(&mut self) {
-        let after = match self.subject.on_down {
-            OnDown::Keep => return,
-            OnDown::Reset => Duration::ZERO,
-            OnDown::Drain(after) => after,
-        };
-        let (state, workers) = (Arc::clone(&self.state), Arc::clone(&self.workers));
-        self.cut = Some(tokio::task::spawn_local(async move {
-            tokio::time::sleep(after).await;
-            for worker in workers.iter() {
-                if worker.post(Command::Cut(Arc::clone(&state))).is_err() {
-                    log::error!("a worker has ended");
-                }
-            }
-        }));
-    }
-
-    fn keep_sessions(&mut self) {
-        if let Some(cut) = self.cut.take() {
-            cut.abort();
+            let counters = members.iter().map(|member| &member.counter);
+            delay = next_delay(&intervals, counters, &mut tools.rng);
         }
     }
 }
 
-/// A certificate that ends within this time is told of.
-const CERTIFICATE_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+fn identity(backend: &BackendState) -> Identity {
+    (backend.pool().to_owned(), backend.name().to_owned())
+}
 
-/// How often it is told.
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// What to look at for a backend.
+fn sight(
+    pool: &Pool,
+    probe: &Probe,
+    (backend, target): (&plan::Backend, &Target),
+    trust: Option<&Trust>,
+) -> Sight {
+    let is_elsewhere = probe.port != 0 || probe.address.is_some();
+    let target = probed(target, probe);
+    let is_told = matches!(probe.kind, ProbeKind::Exec(_));
+    Sight {
+        told: is_told.then(|| (pool.plan.name.clone(), backend.name.clone())),
+        source: pool.source(None),
+        send_proxy: match is_elsewhere {
+            false => pool.plan.send_proxy,
+            true => SendProxy::Off, // that is another service
+        },
+        host: match probe.address {
+            None => host(&backend.address, &target),
+            Some(address) => address.to_string(),
+        },
+        target,
+        probe: probe.clone(),
+        trust: trust.cloned(),
+    }
+}
 
 /// The host of a backend's address, without its port and the scope of an IPv6 address.
 fn host(address: &Address, target: &Target) -> String {
@@ -299,14 +291,20 @@ fn host(address: &Address, target: &Target) -> String {
     }
 }
 
-/// What to probe for a backend at `target`: itself, or another port of it.
-fn probed(target: &Target, port: u16) -> Target {
-    match target {
-        Target::Tcp(address) if port != 0 => {
-            let mut address: SocketAddr = *address;
+/// What to probe for a backend at `target`: itself, or another address or port.
+fn probed(target: &Target, probe: &Probe) -> Target {
+    let port = match (probe.port, target.address()) {
+        (0, own) => own.map(|own| own.port()),
+        (port, _) => Some(port),
+    };
+    match (probe.address, target, port) {
+        (Some(address), _, Some(port)) => Target::Tcp((address, port).into()),
+        (None, Target::Tcp(own), Some(port)) => {
+            let mut address: SocketAddr = *own; // with its scope
             address.set_port(port);
             Target::Tcp(address)
         }
-        Target::Tcp(_) | Target::Unix(_) => target.clone(),
+        // The plan was checked: another address has a port.
+        (_, Target::Tcp(_) | Target::Unix(_), _) => target.clone(),
     }
 }

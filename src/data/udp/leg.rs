@@ -289,6 +289,7 @@ impl Leg {
 
     pub(super) fn count_answer(&mut self, bytes: usize, now: Tick) {
         self.bytes_to_client += bytes as u64;
+        self.lease.backend().progress(now);
         if let Some(history) = &mut self.history {
             history.on_answer(now);
         }

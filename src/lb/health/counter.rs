@@ -38,12 +38,17 @@ impl Counter {
             return None;
         }
         self.against += 1;
-        if self.against < if ok { self.rise } else { self.fall } {
+        if self.against < self.streak(ok) {
             return None;
         }
         self.against = 0;
         self.is_up = ok;
         Some(if ok { Transition::Up } else { Transition::Down })
+    }
+
+    /// How many results in a row it takes to get into this state.
+    pub const fn streak(&self, up: bool) -> u32 {
+        if up { self.rise } else { self.fall }
     }
 
     /// The present state.

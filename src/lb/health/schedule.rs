@@ -17,15 +17,30 @@ pub struct Intervals {
     pub down: Duration,
 }
 
-/// The time to the next probe, a tenth more or less.
-pub fn next_delay(intervals: &Intervals, counter: &Counter, rng: &mut Rng) -> Duration {
-    let interval = if !counter.is_settled() {
-        intervals.changing
-    } else if counter.is_up() {
-        intervals.settled
-    } else {
-        intervals.down
-    };
+impl Intervals {
+    /// The one for a backend in this state.
+    fn suiting(&self, counter: &Counter) -> Duration {
+        if !counter.is_settled() {
+            self.changing
+        } else if counter.is_up() {
+            self.settled
+        } else {
+            self.down
+        }
+    }
+}
+
+/// The time to the next probe, a tenth more or less, of what these counters go by: the one that
+/// waits for it most decides.
+pub fn next_delay<'a>(
+    intervals: &Intervals,
+    counters: impl IntoIterator<Item = &'a Counter>,
+    rng: &mut Rng,
+) -> Duration {
+    let suiting = counters
+        .into_iter()
+        .map(|counter| intervals.suiting(counter));
+    let interval = suiting.min().unwrap_or(intervals.settled);
     interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * rng.unit())
 }
 
@@ -59,7 +74,7 @@ mod tests {
                 let mut at = first_delay(second, index, 1_000, &mut rng);
                 while at < Duration::from_secs(20) {
                     per_100_ms[usize::try_from(at.as_millis() / 100).unwrap()] += 1;
-                    at += next_delay(&intervals, &counter, &mut rng);
+                    at += next_delay(&intervals, [&counter], &mut rng);
                 }
             }
             let peak = per_100_ms.iter().max().expect("not empty");
@@ -77,7 +92,7 @@ mod tests {
         let mut rng = Rng::new(1);
         let mut counter = Counter::new(2, 2, true);
         let mut near = |counter: &Counter, middle: f64| {
-            let delay = next_delay(&intervals, counter, &mut rng).as_secs_f64();
+            let delay = next_delay(&intervals, [counter], &mut rng).as_secs_f64();
             assert!(
                 (delay / middle - 1.0).abs() <= JITTER + 1e-9,
                 "{delay} for {middle}"
@@ -90,5 +105,22 @@ mod tests {
         near(&counter, 5.0);
         counter.observe(true);
         near(&counter, 0.5);
+    }
+
+    #[test]
+    fn the_backend_that_waits_most_decides() {
+        let intervals = Intervals {
+            settled: Duration::from_secs(2),
+            changing: Duration::from_millis(500),
+            down: Duration::from_secs(5),
+        };
+        let mut rng = Rng::new(1);
+        let (up, down) = (Counter::new(2, 2, true), Counter::new(2, 2, false));
+        let delay = next_delay(&intervals, [&down, &up], &mut rng);
+        assert!(delay < Duration::from_secs(3), "{delay:?}");
+        let mut changing = Counter::new(2, 2, true);
+        changing.observe(false);
+        let delay = next_delay(&intervals, [&down, &up, &changing], &mut rng);
+        assert!(delay < Duration::from_secs(1), "{delay:?}");
     }
 }

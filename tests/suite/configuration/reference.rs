@@ -458,6 +458,7 @@ const BEYOND: &[(&str, &str)] = &[
     ("[global]", "exec_probes"),
     ("[pool.p.queue]", "abort_on_close"),
     ("[pool.p.health]", "command"),
+    ("[pool.p.health]", "address"),
     ("[pool.p.udp]", "amplification_limit"),
     ("[pool.p.udp]", "quic_server_id_length"),
     ("[[pool.p.backend]]", "server_id"),

@@ -82,7 +82,7 @@ fn hlt_02_a_backend_whose_answer_becomes_right_comes_back() {
             stream.write_all(answer(status, "model 12").as_bytes())
         });
         let mut proxy = Proxy::start(&of_model(axis, &[&backend]));
-        proxy.expect("backend \"pool/a\" is down: status 503 (2 probes in a row failed)");
+        proxy.expect("backend \"pool/a\" is down: status 503, at the answer after ");
         proxy.log.wait_text("backend \"pool/a\" is down");
         proxy.log.wait_text("backend \"pool/a\" is up");
         let request = requests.recv().unwrap().to_lowercase();
