@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use toml::de::{DeArray, DeValue};
 
-pub(super) use self::health::{HEALTH, STEP};
+pub(super) use self::health::{HEALTH, OUTLIER, STEP};
 use super::error::Wrong;
 use super::units::MIN_DURATION;
 use crate::wire::quic::SERVER_ID_MAX;
@@ -61,6 +61,8 @@ pub(super) enum Takes {
     AutoOr(u64, u64),
     /// 0, or above 1.0 up to [`MAX_LOAD_FACTOR`].
     LoadFactor,
+    /// A share, from 0.0 to 1.0.
+    Share,
     /// At least this.
     Duration(Duration),
     /// true or false.
@@ -118,7 +120,7 @@ impl Section {
 }
 
 /// Every section, in the order of the reference.
-pub(super) const SECTIONS: [&Section; 9] = [
+pub(super) const SECTIONS: [&Section; 10] = [
     &ROOT,
     &GLOBAL,
     &ACCESS_LOG,
@@ -126,6 +128,7 @@ pub(super) const SECTIONS: [&Section; 9] = [
     &POOL,
     &QUEUE,
     &HEALTH,
+    &OUTLIER,
     &UDP,
     &BACKEND,
 ];
@@ -298,6 +301,8 @@ pub(super) const POOL: Section = Section {
             address, with another port (needs CAP_NET_ADMIN or CAP_NET_RAW, and routes that bring the \
             answers back); empty = what the route suggests"),
         row("health", Takes::Table, Default::Told("defaults"), "Active probes"),
+        row("outlier", Takes::Table, Default::Told("defaults"),
+            "Ejection of a backend on which traffic fails"),
         row("udp", Takes::Table, Default::Told("defaults"), "The flows of listeners with protocol udp"),
         row("backend", Takes::Table, Default::Required, "The backends"),
         later("max_lifetime", EMPTY),
@@ -308,7 +313,6 @@ pub(super) const POOL: Section = Section {
         later("slow_start", EMPTY),
         later("panic_threshold", ZERO),
         later("sticky", EMPTY),
-        later("outlier", &[]),
         later("discover", &[]),
         later("scale", &[]),
     ],

@@ -25,6 +25,7 @@ use crate::lb::admission::queue;
 use crate::lb::admission::source::{Limits, Pace};
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::Policy;
+use crate::lb::health::outlier;
 use crate::lb::traffic::flow::{Answers, Rules};
 use crate::wire::quic::{SERVER_ID_MAX, ServerId};
 
@@ -76,6 +77,7 @@ pub(super) struct Pool {
     pub(super) send_proxy: Written<SendProxy>,
     pub(super) source: Source,
     pub(super) health: Health,
+    pub(super) outlier: outlier::Settings,
     pub(super) udp: Udp,
     /// Where the limit of its answers is written.
     pub(super) amplification_at: usize,
@@ -243,6 +245,7 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
             .parsed("source", source)
             .map_or(Source::Any, |found| found.value),
         health: Health::read(&reader.table("health", &keys::HEALTH)),
+        outlier: health::outlier(&reader.table("outlier", &keys::OUTLIER)),
         udp: udp(&flows),
         amplification_at: flows.place("amplification_limit"),
         backends: backends.iter().map(backend).collect(),

@@ -129,6 +129,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         hash_key,
         load_factor,
         fail_open,
+        outlier,
     } = balance;
     let pick = &new.balance;
     found.compare("balance", policy, &pick.policy, |policy| {
@@ -167,6 +168,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
     found.compare("send_proxy", send_proxy, &new.send_proxy, send_proxy_word);
     found.compare("source", source, &new.source, source_word);
     health::compare(health, &new.health, &mut found);
+    health::compare_outlier(outlier, &pick.outlier, &mut found);
     udp_settings(udp, &new.udp, &mut found);
     order(backends, &new.backends, &mut found);
     found.0

@@ -14,6 +14,7 @@ use crate::lb::admission::queue;
 use crate::lb::admission::source::Limits;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::{Policy, Settings};
+use crate::lb::health::outlier;
 use crate::lb::rng::Rng;
 use crate::lb::traffic::flow::{Answers, Rules};
 
@@ -29,6 +30,12 @@ const CORPUS: [&str; 7] = [
     include_str!("../../tests/config/valid/every_key.toml"),
     include_str!("../../tests/config/invalid/values.toml"),
 ];
+
+const DEFAULT_OUTLIER: outlier::Settings = outlier::Settings {
+    consecutive_failures: 5,
+    eject_time: Duration::from_secs(30),
+    max_ejected: 0.5,
+};
 
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -71,6 +78,7 @@ fn defaults_are_those_of_the_contract() {
                 ],
                 load_factor: 0.0,
                 fail_open: true,
+                outlier: DEFAULT_OUTLIER,
             },
             connect_timeout: seconds(2),
             retries: 2,

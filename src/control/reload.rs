@@ -14,6 +14,7 @@ use crate::data::mailbox::{
 };
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Member};
+use crate::lb::time::Tick;
 use crate::sys::socket::Target;
 use crate::wire::quic::ServerId;
 
@@ -93,7 +94,7 @@ impl Registry {
 
     /// Makes `pools` the ones a later plan is compared with, sets the health of backends that are
     /// not probed, and forgets who is neither in the plan nor in use.
-    pub(super) fn commit(&mut self, plan: &plan::Plan, pools: &[Arc<Pool>]) {
+    pub(super) fn commit(&mut self, plan: &plan::Plan, pools: &[Arc<Pool>], now: Tick) {
         self.pools = pools
             .iter()
             .map(|p| (p.plan.name.clone(), Arc::clone(p)))
@@ -101,7 +102,7 @@ impl Registry {
         for pool in pools {
             if pool.plan.health == Health::None {
                 for member in pool.balancer.members() {
-                    member.state.set_up(true);
+                    member.state.set_up(true, now);
                 }
             }
         }

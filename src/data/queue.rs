@@ -9,12 +9,12 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::kit::Kit;
 use super::mailbox::{Called, Pool};
 use super::token::ArrivalKey;
 use crate::lb::admission::queue::{Full, Queue, Ticket, Turn};
 use crate::lb::admission::source::Source;
 use crate::lb::balance::pick::{Client, Refusal};
-use crate::lb::rng::Rng;
 use crate::lb::time::Tick;
 
 /// Keyed by the pool's name, so it outlives every reload, and so do those who wait.
@@ -138,7 +138,7 @@ impl PoolQueue {
 
     /// Reserves slots of `pool` for those who wait, in order, as long as it has some; who got one, and
     /// who needs not wait for one any more.
-    pub(super) fn serve(&self, pool: &Arc<Pool>, rng: &mut Rng) -> Vec<(usize, Called)> {
+    pub(super) fn serve(&self, pool: &Arc<Pool>, kit: &mut Kit) -> Vec<(usize, Called)> {
         let mut queue = self.lock();
         let called = queue.serve(CALLED_AT_ONCE, |waiter| {
             let tried = if waiter.tried.is_empty() || Arc::ptr_eq(pool, &waiter.pool) {
@@ -146,7 +146,10 @@ impl PoolQueue {
             } else {
                 waiter.pool.places_in(pool, &waiter.tried)
             };
-            match pool.balancer.pick(&waiter.client, &tried, rng) {
+            match pool
+                .balancer
+                .pick(&waiter.client, &tried, kit.now, &mut kit.rng)
+            {
                 Ok(picked) => Turn::Over((tried, Ok(picked))),
                 Err(Refusal::AllFull) if tried.is_empty() => Turn::Wait,
                 Err(Refusal::AllFull) => Turn::Passed,

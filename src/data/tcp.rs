@@ -199,6 +199,7 @@ impl Session {
         }
         if carried.moved {
             self.last_activity = kit.now;
+            self.leg.on_bytes(&self.relay);
         }
         if let Some(history) = &mut self.history {
             history.observe(&self.relay, kit.now);
@@ -297,6 +298,7 @@ impl Session {
                 refuse(&self.client, &self.pool, refused, kit);
             }
             End::Reset(_) | End::Cut(_) => {
+                self.leg.on_end(end, &self.pool, &self.relay, kit);
                 if let End::Cut(reason) = end {
                     log::debug!(
                         "session on \"{}/{}\" reset: {}",
@@ -389,7 +391,7 @@ impl Session {
     ) -> Fate {
         let target = &self.pool.targets[usize::from(self.leg.index)];
         if !target.is_local(error) {
-            on_connect_failed(self.leg.lease.backend(), error, kit);
+            on_connect_failed(&self.pool, self.leg.lease.backend(), error, kit);
         }
         self.try_another(key, registry, kit)
     }

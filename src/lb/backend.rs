@@ -7,6 +7,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::health::outlier::Record;
+use super::time::Tick;
+
 /// What all threads know of one backend.
 #[derive(Debug)]
 #[repr(align(64))] // a cache line of its own: workers count on it at every connection
@@ -14,6 +17,8 @@ pub struct BackendState {
     open: AtomicU32,
     up: AtomicBool,
     suspected: AtomicBool,
+    /// What its traffic says of it.
+    pub traffic: Record,
     /// Sessions established since the start.
     pub sessions: AtomicU64,
     /// Connects that failed or timed out since the start.
@@ -33,6 +38,7 @@ impl BackendState {
             open: AtomicU32::new(0),
             up: AtomicBool::new(up),
             suspected: AtomicBool::new(false),
+            traffic: Record::default(),
             sessions: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
             bytes_to_backend: AtomicU64::new(0),
@@ -58,8 +64,12 @@ impl BackendState {
     }
 
     /// Sets what health says; true if that is a change.
-    pub fn set_up(&self, up: bool) -> bool {
-        self.up.swap(up, Relaxed) != up
+    pub fn set_up(&self, up: bool, now: Tick) -> bool {
+        let is_change = self.up.swap(up, Relaxed) != up;
+        if is_change && up {
+            self.traffic.on_up(now);
+        }
+        is_change
     }
 
     /// Notes that real traffic failed to connect; true for the first since the last probe, so

@@ -5,6 +5,7 @@ mod exec;
 mod grpc;
 mod http;
 mod introduced;
+mod passive;
 mod tls;
 
 use std::collections::HashMap;

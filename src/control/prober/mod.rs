@@ -28,6 +28,7 @@ use crate::lb::backend::BackendState;
 use crate::lb::health::counter::{Counter, Transition};
 use crate::lb::health::schedule::{Intervals, first_delay, next_delay};
 use crate::lb::rng::Rng;
+use crate::lb::time::Tick;
 use crate::sys::socket::Target;
 
 /// The probers of all backends.
@@ -36,6 +37,8 @@ pub(super) struct Probers {
     running: HashMap<Identity, Running>,
     slots: Arc<Semaphore>,
     workers: Arc<Vec<Mailbox>>,
+    /// What all count their time from.
+    epoch: Instant,
     rng: Rng,
 }
 
@@ -63,12 +66,13 @@ impl Drop for Running {
 
 impl Probers {
     /// None yet; at most `slots` probes will be under way at once.
-    pub(super) fn new(slots: u32, workers: Arc<Vec<Mailbox>>, seed: u64) -> Self {
+    pub(super) fn new(slots: u32, workers: Arc<Vec<Mailbox>>, epoch: Instant, seed: u64) -> Self {
         let slots = Arc::new(Semaphore::new(slots as usize));
         Self {
             running: HashMap::new(),
             slots,
             workers,
+            epoch,
             rng: Rng::new(seed),
         }
     }
@@ -123,7 +127,7 @@ impl Probers {
         self.running = next;
     }
 
-    /// Probes a backend now, because real traffic could not connect to it.
+    /// Probes a backend now, because real traffic has failed on it.
     pub(super) fn look_early(&self, backend: &BackendState) {
         let identity = (backend.pool().to_owned(), backend.name().to_owned());
         match self.running.get(&identity) {
@@ -148,6 +152,7 @@ impl Probers {
             early: Arc::clone(&early),
             slots: Arc::clone(&self.slots),
             workers: Arc::clone(&self.workers),
+            epoch: self.epoch,
             rng: Rng::new(self.rng.next_u64()),
             told_of_end: None,
             cut: None,
@@ -167,6 +172,7 @@ struct Prober {
     early: Arc<Notify>,
     slots: Arc<Semaphore>,
     workers: Arc<Vec<Mailbox>>,
+    epoch: Instant,
     rng: Rng,
     /// When a certificate that ends soon was last told of.
     told_of_end: Option<Instant>,
@@ -224,12 +230,12 @@ impl Prober {
         };
         match transition {
             Some(Transition::Up) => {
-                self.state.set_up(true);
+                self.state.set_up(true, self.now());
                 self.keep_sessions();
                 log::info!("backend \"{name}\" is up");
             }
             Some(Transition::Down) => {
-                self.state.set_up(false);
+                self.state.set_up(false, self.now());
                 let error = error.map_or_else(String::new, |error| error.to_string());
                 let fall = self.subject.sight.probe.fall;
                 log::warn!("backend \"{name}\" is down: {error} ({fall} probes in a row failed)");
@@ -243,6 +249,10 @@ impl Prober {
         {
             log::error!("a worker cannot be woken");
         }
+    }
+
+    fn now(&self) -> Tick {
+        Tick::ZERO.after(self.epoch.elapsed())
     }
 
     /// Tells of a certificate that ends soon, or has ended.

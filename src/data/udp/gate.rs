@@ -236,7 +236,11 @@ impl Gate {
         let mut no_leg = NoLeg::Dropped(Dropped::NoBackend);
         let mut named = self.named(first);
         while tried.len() <= usize::from(pool.plan.retries) {
-            let pick = |kit: &mut Kit| pool.balancer.pick(&client, &tried, &mut kit.rng).ok();
+            let pick = |kit: &mut Kit| {
+                pool.balancer
+                    .pick(&client, &tried, kit.now, &mut kit.rng)
+                    .ok()
+            };
             let Some(picked) = named.take().or_else(|| pick(kit)) else {
                 break;
             };
@@ -302,7 +306,7 @@ impl Gate {
             .and_then(|place| pool.balancer.take(place))
             .or_else(|| {
                 let (balancer, tried) = (&pool.balancer, current.as_slice());
-                let picked = balancer.pick(&client, tried, &mut kit.rng).ok()?;
+                let picked = balancer.pick(&client, tried, kit.now, &mut kit.rng).ok()?;
                 (current.is_none() || picked.lease.backend().is_up()).then_some(picked)
             });
         let wire = better.map(|picked| (wires.wire(pool, picked.index, &client), picked));

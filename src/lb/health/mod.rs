@@ -1,4 +1,5 @@
 //! Is it well? Verdicts from observations; the probes themselves live in `control::prober`.
 
 pub mod counter;
+pub mod outlier;
 pub mod schedule;
