@@ -287,6 +287,10 @@ pub(super) const POOL: Section = Section {
         row("on_down", Takes::Form("\"keep\", \"reset\" or \"drain:DURATION\""), text("keep"),
             "What happens to the sessions of a backend that goes down"),
         row("fail_open", Takes::Flag, TRUE, "All backends down: use all, rather than refuse"),
+        row("panic_threshold", Takes::Share, Default::Is(Value::Fraction(0.0)),
+            "The share of the weight of all backends but backups that must be well (up and not \
+            ejected): with less, but somebody, all of them are used, until a tenth more than this share \
+            is well again. 0.0 = no such thing"),
         row("refuse", Takes::Form("\"reset\", \"close\" or \"bytes:TEXT\""), text("reset"),
             "What a refused client gets: a reset; an end; these bytes and an end. TEXT may stand in quotes \
             of its own, and is then read like a string of TOML"),
@@ -311,7 +315,6 @@ pub(super) const POOL: Section = Section {
         later("soft_connections", ZERO),
         later("limit_counts", &[Value::Text("open")]),
         later("slow_start", EMPTY),
-        later("panic_threshold", ZERO),
         later("sticky", EMPTY),
         later("discover", &[]),
         later("scale", &[]),

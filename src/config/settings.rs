@@ -129,6 +129,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         hash_key,
         load_factor,
         fail_open,
+        panic_threshold,
         outlier,
     } = balance;
     let pick = &new.balance;
@@ -145,6 +146,8 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
     });
     found.plain("load_factor", load_factor, &pick.load_factor);
     found.plain("fail_open", fail_open, &pick.fail_open);
+    let threshold = &pick.panic_threshold;
+    found.plain("panic_threshold", panic_threshold, threshold);
     found.time("connect_timeout", connect_timeout, &new.connect_timeout);
     found.plain("retries", retries, &new.retries);
     found.time("idle_timeout", idle_timeout, &new.idle_timeout);

@@ -78,6 +78,7 @@ fn defaults_are_those_of_the_contract() {
                 ],
                 load_factor: 0.0,
                 fail_open: true,
+                panic_threshold: 0.0,
                 outlier: DEFAULT_OUTLIER,
             },
             connect_timeout: seconds(2),

@@ -44,15 +44,19 @@ impl Registry {
         pairs
             .map(|(plan, targets)| match self.pools.get(&plan.name) {
                 Some(pool) if pool.plan == *plan && pool.targets == *targets => Arc::clone(pool),
-                _ => {
+                before => {
+                    let before = before.map(Arc::clone);
                     let members = plan
                         .backends
                         .iter()
                         .map(|backend| self.member(plan, backend));
-                    let members = members.collect();
+                    let mut balancer = Balancer::new(plan.balance.clone(), members.collect());
+                    if let Some(before) = before {
+                        balancer = balancer.in_place_of(&before.balancer);
+                    }
                     Arc::new(Pool {
                         plan: Arc::clone(plan),
-                        balancer: Balancer::new(plan.balance.clone(), members),
+                        balancer,
                         targets: targets.clone(),
                         services: targets.iter().filter_map(Target::address).collect(),
                         server_ids: server_ids(plan),

@@ -12,6 +12,7 @@ use super::refuse::Refused;
 use super::stream::Stream;
 use crate::lb::backend::{BackendState, Lease};
 use crate::lb::balance::pick::{Client, Picked, Refusal};
+use crate::lb::health::panic::Change;
 use crate::lb::traffic::relay::{Relay, Side};
 use crate::sys::socket::is_exhaustion;
 
@@ -58,8 +59,11 @@ pub(super) fn dial(
 ) -> Result<Leg, Refused> {
     let mut shortage = None;
     while tried.len() <= usize::from(pool.plan.retries) {
-        let pick = || pool.balancer.pick(client, tried, kit.now, &mut kit.rng);
-        let picked = match picked.take().map_or_else(pick, Ok) {
+        let picked = match picked.take() {
+            Some(picked) => Ok(picked),
+            None => pick(pool, client, tried, kit),
+        };
+        let picked = match picked {
             Ok(picked) => picked,
             Err(refusal) => {
                 return Err(match (shortage, refusal, tried.len()) {
@@ -90,6 +94,33 @@ pub(super) fn dial(
         tried.push(index);
     }
     Err(shortage.map_or(Refused::Unreachable(tried.len()), Refused::Local))
+}
+
+/// Chooses a backend, and tells if the pool enters or leaves panic.
+pub(super) fn pick(
+    pool: &Pool,
+    client: &Client,
+    tried: &[u16],
+    kit: &mut Kit,
+) -> Result<Picked, Refusal> {
+    if let Some(change) = pool.balancer.look(kit.now) {
+        tell(change, &pool.plan.name);
+    }
+    pool.balancer.pick(client, tried, kit.now, &mut kit.rng)
+}
+
+#[cold]
+fn tell(change: Change, pool: &str) {
+    match change {
+        Change::Entered(share) => log::warn!(
+            "pool \"{pool}\": panic: only {:.0} % of it is well, so every backend is used",
+            100.0 * share
+        ),
+        Change::Left(share) => log::info!(
+            "pool \"{pool}\": panic is over: {:.0} % of it is well",
+            100.0 * share
+        ),
+    }
 }
 
 /// Counts a connect that failed for a reason that lies with the backend.

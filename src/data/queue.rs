@@ -9,6 +9,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::dial::pick;
 use super::kit::Kit;
 use super::mailbox::{Called, Pool};
 use super::token::ArrivalKey;
@@ -146,10 +147,7 @@ impl PoolQueue {
             } else {
                 waiter.pool.places_in(pool, &waiter.tried)
             };
-            match pool
-                .balancer
-                .pick(&waiter.client, &tried, kit.now, &mut kit.rng)
-            {
+            match pick(pool, &waiter.client, &tried, kit) {
                 Ok(picked) => Turn::Over((tried, Ok(picked))),
                 Err(Refusal::AllFull) if tried.is_empty() => Turn::Wait,
                 Err(Refusal::AllFull) => Turn::Passed,

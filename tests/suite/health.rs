@@ -5,6 +5,7 @@ mod exec;
 mod grpc;
 mod http;
 mod introduced;
+mod panicking;
 mod passive;
 mod tls;
 

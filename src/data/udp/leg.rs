@@ -216,7 +216,7 @@ impl Leg {
         self.is_refused = false;
     }
 
-    /// Whether its backend is in `pool`, at the address that it has, and well.
+    /// Whether its backend is in `pool`, at the address that it has, and well, or used all the same.
     pub(super) fn is_well(&mut self, pool: &Arc<Pool>) -> bool {
         if !Arc::ptr_eq(&self.pool, pool) {
             let Some(index) = self.place_in(pool) else {
@@ -228,7 +228,7 @@ impl Leg {
             self.pool = Arc::clone(pool);
             self.index = index;
         }
-        !self.is_refused && self.lease.backend().is_up()
+        !self.is_refused && (self.lease.backend().is_up() || pool.balancer.is_in_panic())
     }
 
     /// The place of its backend in `pool`.

@@ -14,6 +14,7 @@ use super::round_robin::RoundRobin;
 use super::{first, power_of_two};
 use crate::lb::backend::{BackendState, Lease};
 use crate::lb::health::outlier::{self, Ejection};
+use crate::lb::health::panic::{Change, Panic};
 use crate::lb::rng::Rng;
 use crate::lb::time::Tick;
 
@@ -47,6 +48,8 @@ pub struct Settings {
     pub load_factor: f64,
     /// With every backend down, use them all rather than refuse.
     pub fail_open: bool,
+    /// The share of the primaries' weight that must be well, or all of them are used; 0 = none.
+    pub panic_threshold: f64,
     /// When a backend is ejected on which traffic fails.
     pub outlier: outlier::Settings,
 }
@@ -103,6 +106,7 @@ pub struct Balancer {
     backups: Tier,
     /// A worker is about to eject a member. No other one does meanwhile: each counts those who are.
     is_ejecting: AtomicBool,
+    panic: Panic,
 }
 
 /// Members that stand in for one another; all have a weight.
@@ -142,7 +146,45 @@ impl Balancer {
             settings,
             members,
             is_ejecting: AtomicBool::new(false),
+            panic: Panic::default(),
         }
+    }
+
+    /// In panic if `other` is, which it takes the place of.
+    pub fn in_place_of(mut self, other: &Self) -> Self {
+        if self.settings.panic_threshold > 0.0 {
+            self.panic = Panic::like(&other.panic);
+        }
+        self
+    }
+
+    /// Looks whether the pool enters or leaves panic, which is to be done before each choice.
+    #[inline]
+    pub fn look(&self, now: Tick) -> Option<Change> {
+        let threshold = self.settings.panic_threshold;
+        if threshold <= 0.0 {
+            return None;
+        }
+        self.panic.look(threshold, now, || self.share_well(now))
+    }
+
+    /// Whether so few are well that all are used.
+    pub fn is_in_panic(&self) -> bool {
+        self.settings.panic_threshold > 0.0 && self.panic.is_on()
+    }
+
+    /// The share of the primaries' weight that is well.
+    fn share_well(&self, now: Tick) -> f64 {
+        let (mut well, mut all) = (0.0, 0.0);
+        for &place in &self.primaries.members {
+            let member = &self.members[usize::from(place)];
+            let weight = f64::from(member.weight);
+            all += weight;
+            if member.state.is_up() && !member.state.traffic.is_ejected(now) {
+                well += weight;
+            }
+        }
+        if all > 0.0 { well / all } else { 0.0 }
     }
 
     /// The members, in the order of the configuration.
@@ -166,7 +208,8 @@ impl Balancer {
     ///
     /// Backups are used while no primary is well, or when all that are have been tried; full
     /// primaries do not bring them in. Who is ejected is used when nobody is well or all who are have
-    /// been tried. With everybody down and `fail_open`, health is ignored.
+    /// been tried. With everybody down and `fail_open`, health is ignored, and so is that of the
+    /// primaries in panic, unless none of them is well.
     pub fn pick(
         &self,
         client: &Client,
@@ -179,20 +222,24 @@ impl Balancer {
             _ => 0,
         };
         let mut refusal = Refusal::NoneAvailable;
-        let standards = [Standard::Well, Standard::Up, Standard::Any];
-        let first = usize::from(!self.settings.outlier.is_on());
-        for &standard in &standards[first..] {
+        let tiers = [&self.primaries, &self.backups];
+        let rounds = [
+            (Standard::Any, &tiers[..1]), // in panic
+            (Standard::Well, &tiers[..]),
+            (Standard::Up, &tiers[..]),
+            (Standard::Any, &tiers[..]), // by fail_open
+        ];
+        for (round, (standard, tiers)) in rounds.iter().enumerate().skip(self.first_round(now)) {
             let is_open = self.settings.fail_open && refusal == Refusal::NoneAvailable;
-            if standard == Standard::Any && !is_open {
+            if round + 1 == rounds.len() && !is_open {
                 break;
             }
-            for tier in [&self.primaries, &self.backups] {
-                let (members, tier_members) = (&self.members, &tier.members);
+            for tier in *tiers {
                 let candidates = Candidates {
-                    members,
-                    tier: tier_members,
+                    members: &self.members,
+                    tier: &tier.members,
                     tried,
-                    standard,
+                    standard: *standard,
                     now,
                 };
                 if let Some(picked) = self.pick_from(tier, &candidates, key, rng) {
@@ -206,6 +253,18 @@ impl Balancer {
             }
         }
         Err(refusal)
+    }
+
+    /// Where a choice begins: in panic, as long as somebody is well; or with those who are well; or,
+    /// where nobody is ejected, with those who are up.
+    fn first_round(&self, now: Tick) -> usize {
+        if self.is_in_panic() && self.share_well(now) > 0.0 {
+            0
+        } else if self.settings.outlier.is_on() {
+            1
+        } else {
+            2
+        }
     }
 
     /// Traffic has failed on `backend`. Ejects it if that is one failure too many, unless too many

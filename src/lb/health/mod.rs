@@ -2,4 +2,5 @@
 
 pub mod counter;
 pub mod outlier;
+pub mod panic;
 pub mod schedule;

@@ -1,6 +1,7 @@
 //! Balance quality, disruption, limits and refusals, for every policy.
 
 mod ejection;
+mod panic;
 mod rules;
 
 use std::time::Duration;
@@ -25,6 +26,7 @@ fn settings(policy: Policy) -> Settings {
         hash_key,
         load_factor: 0.0,
         fail_open: true,
+        panic_threshold: 0.0,
         outlier: outlier::Settings {
             consecutive_failures: 3,
             eject_time: Duration::from_secs(30),
