@@ -397,6 +397,8 @@ fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
                 .collect(),
             load_factor: pool.load_factor.value,
             fail_open: pool.fail_open,
+            panic_threshold: pool.panic_threshold,
+            outlier: pool.outlier,
         },
         connect_timeout: pool.connect_timeout,
         retries: pool.retries,

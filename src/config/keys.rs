@@ -3,15 +3,16 @@
 
 mod display;
 mod health;
+mod udp;
 
 use std::time::Duration;
 
 use toml::de::{DeArray, DeValue};
 
-pub(super) use self::health::{HEALTH, STEP};
+pub(super) use self::health::{HEALTH, OUTLIER, STEP};
+pub(super) use self::udp::UDP;
 use super::error::Wrong;
 use super::units::MIN_DURATION;
-use crate::wire::quic::SERVER_ID_MAX;
 
 /// More workers than any machine has cores to give them; each costs a thread and an epoll.
 pub(super) const MAX_WORKERS: u64 = 1024;
@@ -21,10 +22,6 @@ pub(super) const MAX_RETRIES: u64 = 100;
 pub(super) const MAX_STREAK: u64 = 1000;
 /// Loads beyond ten times a backend's fair share are no bound.
 pub(super) const MAX_LOAD_FACTOR: f64 = 10.0;
-/// More answers or requests than this are counted by time, not by number.
-const MAX_PER_FLOW: u64 = 1_000_000;
-/// A limit above this would let most of what is known of abused services pass.
-const MAX_AMPLIFICATION: u64 = 1_000;
 /// The largest limit on connections.
 const MAX_CONNECTIONS: u64 = u32::MAX as u64;
 
@@ -61,6 +58,8 @@ pub(super) enum Takes {
     AutoOr(u64, u64),
     /// 0, or above 1.0 up to [`MAX_LOAD_FACTOR`].
     LoadFactor,
+    /// A share, from 0.0 to 1.0.
+    Share,
     /// At least this.
     Duration(Duration),
     /// true or false.
@@ -118,7 +117,7 @@ impl Section {
 }
 
 /// Every section, in the order of the reference.
-pub(super) const SECTIONS: [&Section; 9] = [
+pub(super) const SECTIONS: [&Section; 10] = [
     &ROOT,
     &GLOBAL,
     &ACCESS_LOG,
@@ -126,6 +125,7 @@ pub(super) const SECTIONS: [&Section; 9] = [
     &POOL,
     &QUEUE,
     &HEALTH,
+    &OUTLIER,
     &UDP,
     &BACKEND,
 ];
@@ -284,6 +284,10 @@ pub(super) const POOL: Section = Section {
         row("on_down", Takes::Form("\"keep\", \"reset\" or \"drain:DURATION\""), text("keep"),
             "What happens to the sessions of a backend that goes down"),
         row("fail_open", Takes::Flag, TRUE, "All backends down: use all, rather than refuse"),
+        row("panic_threshold", Takes::Share, Default::Is(Value::Fraction(0.0)),
+            "The share of the weight of all backends but backups that must be well (up and not \
+            ejected): with less, but somebody, all of them are used, until a tenth more than this share \
+            is well again. 0.0 = no such thing"),
         row("refuse", Takes::Form("\"reset\", \"close\" or \"bytes:TEXT\""), text("reset"),
             "What a refused client gets: a reset; an end; these bytes and an end. TEXT may stand in quotes \
             of its own, and is then read like a string of TOML"),
@@ -298,6 +302,8 @@ pub(super) const POOL: Section = Section {
             address, with another port (needs CAP_NET_ADMIN or CAP_NET_RAW, and routes that bring the \
             answers back); empty = what the route suggests"),
         row("health", Takes::Table, Default::Told("defaults"), "Active probes"),
+        row("outlier", Takes::Table, Default::Told("defaults"),
+            "Ejection of a backend on which traffic fails"),
         row("udp", Takes::Table, Default::Told("defaults"), "The flows of listeners with protocol udp"),
         row("backend", Takes::Table, Default::Required, "The backends"),
         later("max_lifetime", EMPTY),
@@ -306,9 +312,7 @@ pub(super) const POOL: Section = Section {
         later("soft_connections", ZERO),
         later("limit_counts", &[Value::Text("open")]),
         later("slow_start", EMPTY),
-        later("panic_threshold", ZERO),
         later("sticky", EMPTY),
-        later("outlier", &[]),
         later("discover", &[]),
         later("scale", &[]),
     ],
@@ -328,31 +332,6 @@ pub(super) const QUEUE: Section = Section {
         row("abort_on_close", Takes::Flag, TRUE,
             "A client that has finished sending before its turn is taken for gone; false = it waits on, as \
             one may that only closes its own direction and wants the answer"),
-    ],
-};
-
-#[rustfmt::skip]
-pub(super) const UDP: Section = Section {
-    header: "[pool.NAME.udp]",
-    rows: &[
-        row("session", word(&["oneway", "oneshot", "dialog", "quic"], &[]), text("dialog"),
-            "What a flow is like: no answers; an answer to each request; answers at any time; QUIC"),
-        row("idle_timeout", TIME, Default::Told("10s for oneway and oneshot, 30s for dialog, 2m for quic"),
-            "Silence that ends a flow; 5s at most until the first answer"),
-        row("responses", Takes::Whole(0, MAX_PER_FLOW), Default::Told("1 for oneshot, else 0"),
-            "Answers to each request, with the last of which a flow is over; 0 = by time"),
-        row("requests", Takes::Whole(0, MAX_PER_FLOW), whole(0),
-            "Datagrams of a client after which it gets a new flow; 0 = any number"),
-        row("max_flows", LIMIT, whole(65_536),
-            "Flows of a listener at once; more are not begun; 0 = the global limit"),
-        row("new_flows_per_second", LIMIT, whole(0), "Flows a listener begins; 0 = any number"),
-        row("amplification_limit", Takes::Whole(0, MAX_AMPLIFICATION), whole(0),
-            "Bytes of answers, at most, to each byte that the client of a flow has sent in it, as long as \
-            the flow lives, since a client's address is never proven; what goes beyond is dropped, honest \
-            or not; 0 = any number"),
-        row("quic_server_id_length", Takes::Whole(0, SERVER_ID_MAX as u64), whole(0),
-            "Bytes of a server's id in QUIC-LB plaintext connection IDs, by which a new flow finds the \
-            `server_id` that it belongs to; 0 = connection IDs are not looked at"),
     ],
 };
 

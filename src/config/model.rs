@@ -25,6 +25,7 @@ use crate::lb::admission::queue;
 use crate::lb::admission::source::{Limits, Pace};
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::Policy;
+use crate::lb::health::outlier;
 use crate::lb::traffic::flow::{Answers, Rules};
 use crate::wire::quic::{SERVER_ID_MAX, ServerId};
 
@@ -65,6 +66,7 @@ pub(super) struct Pool {
     pub(super) hash_key: Written<Vec<Written<KeyPart>>>,
     pub(super) load_factor: Written<f64>,
     pub(super) fail_open: bool,
+    pub(super) panic_threshold: f64,
     pub(super) connect_timeout: Duration,
     pub(super) retries: u16,
     pub(super) idle_timeout: Duration,
@@ -76,6 +78,7 @@ pub(super) struct Pool {
     pub(super) send_proxy: Written<SendProxy>,
     pub(super) source: Source,
     pub(super) health: Health,
+    pub(super) outlier: outlier::Settings,
     pub(super) udp: Udp,
     /// Where the limit of its answers is written.
     pub(super) amplification_at: usize,
@@ -218,6 +221,7 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
             .expect("the row has a default"),
         load_factor: reader.load_factor("load_factor"),
         fail_open: reader.flag("fail_open"),
+        panic_threshold: reader.share("panic_threshold"),
         connect_timeout: reader.duration("connect_timeout").value,
         retries: reader.whole("retries"),
         idle_timeout: reader.duration("idle_timeout").value,
@@ -243,6 +247,7 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
             .parsed("source", source)
             .map_or(Source::Any, |found| found.value),
         health: Health::read(&reader.table("health", &keys::HEALTH)),
+        outlier: health::outlier(&reader.table("outlier", &keys::OUTLIER)),
         udp: udp(&flows),
         amplification_at: flows.place("amplification_limit"),
         backends: backends.iter().map(backend).collect(),

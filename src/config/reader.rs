@@ -200,6 +200,17 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// From 0.0 to 1.0.
+    pub(super) fn share(&self, key: &str) -> f64 {
+        let share = self.defaulted(key, |value, _| match value {
+            Value::Whole(0) => Ok(0.0),
+            Value::Whole(1) => Ok(1.0),
+            Value::Fraction(number) if (0.0..=1.0).contains(&number) => Ok(number.abs()),
+            _ => Err(()),
+        });
+        share.value
+    }
+
     /// What `parse` makes of a text; its own error replaces the row's.
     pub(super) fn parsed<T>(
         &self,

@@ -129,6 +129,8 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         hash_key,
         load_factor,
         fail_open,
+        panic_threshold,
+        outlier,
     } = balance;
     let pick = &new.balance;
     found.compare("balance", policy, &pick.policy, |policy| {
@@ -144,6 +146,8 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
     });
     found.plain("load_factor", load_factor, &pick.load_factor);
     found.plain("fail_open", fail_open, &pick.fail_open);
+    let threshold = &pick.panic_threshold;
+    found.plain("panic_threshold", panic_threshold, threshold);
     found.time("connect_timeout", connect_timeout, &new.connect_timeout);
     found.plain("retries", retries, &new.retries);
     found.time("idle_timeout", idle_timeout, &new.idle_timeout);
@@ -167,6 +171,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
     found.compare("send_proxy", send_proxy, &new.send_proxy, send_proxy_word);
     found.compare("source", source, &new.source, source_word);
     health::compare(health, &new.health, &mut found);
+    health::compare_outlier(outlier, &pick.outlier, &mut found);
     udp_settings(udp, &new.udp, &mut found);
     order(backends, &new.backends, &mut found);
     found.0

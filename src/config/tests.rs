@@ -14,6 +14,7 @@ use crate::lb::admission::queue;
 use crate::lb::admission::source::Limits;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::{Policy, Settings};
+use crate::lb::health::outlier;
 use crate::lb::rng::Rng;
 use crate::lb::traffic::flow::{Answers, Rules};
 
@@ -29,6 +30,12 @@ const CORPUS: [&str; 7] = [
     include_str!("../../tests/config/valid/every_key.toml"),
     include_str!("../../tests/config/invalid/values.toml"),
 ];
+
+const DEFAULT_OUTLIER: outlier::Settings = outlier::Settings {
+    consecutive_failures: 5,
+    eject_time: Duration::from_secs(30),
+    max_ejected: 0.5,
+};
 
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -71,6 +78,8 @@ fn defaults_are_those_of_the_contract() {
                 ],
                 load_factor: 0.0,
                 fail_open: true,
+                panic_threshold: 0.0,
+                outlier: DEFAULT_OUTLIER,
             },
             connect_timeout: seconds(2),
             retries: 2,
@@ -105,17 +114,21 @@ fn defaults_are_those_of_the_contract() {
                 new_flows_per_second: 0,
                 quic_server_id_length: 0,
             },
-            backends: vec![Backend {
-                name: "10.0.0.1:2".to_owned(),
-                address: Address::Ip(address("10.0.0.1:2")),
-                weight: 100,
-                max_connections: 0,
-                backup: false,
-                server_id: None,
-            }],
+            backends: vec![default_backend()],
         })],
     };
     assert_eq!(load(MINIMAL, "f"), Ok(expected));
+}
+
+fn default_backend() -> Backend {
+    Backend {
+        name: "10.0.0.1:2".to_owned(),
+        address: Address::Ip(address("10.0.0.1:2")),
+        weight: 100,
+        max_connections: 0,
+        backup: false,
+        server_id: None,
+    }
 }
 
 fn default_listener() -> Listener {

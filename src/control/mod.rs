@@ -2,6 +2,7 @@
 
 mod access_log;
 mod capacity;
+mod ejection;
 pub mod handle;
 pub mod loader;
 mod prober;

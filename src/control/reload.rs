@@ -16,6 +16,7 @@ use crate::data::mailbox::{
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Member};
 use crate::lb::health::finding::Finding;
+use crate::lb::time::Tick;
 use crate::sys::socket::Target;
 use crate::wire::quic::ServerId;
 
@@ -45,15 +46,19 @@ impl Registry {
         pairs
             .map(|(plan, targets)| match self.pools.get(&plan.name) {
                 Some(pool) if pool.plan == *plan && pool.targets == *targets => Arc::clone(pool),
-                _ => {
+                before => {
+                    let before = before.map(Arc::clone);
                     let members = plan
                         .backends
                         .iter()
                         .map(|backend| self.member(plan, backend));
-                    let members = members.collect();
+                    let mut balancer = Balancer::new(plan.balance.clone(), members.collect());
+                    if let Some(before) = before {
+                        balancer = balancer.in_place_of(&before.balancer);
+                    }
                     Arc::new(Pool {
                         plan: Arc::clone(plan),
-                        balancer: Balancer::new(plan.balance.clone(), members),
+                        balancer,
                         targets: targets.clone(),
                         services: targets.iter().filter_map(Target::address).collect(),
                         server_ids: server_ids(plan),
@@ -95,7 +100,7 @@ impl Registry {
 
     /// Makes `pools` the ones a later plan is compared with, sets the health of backends that are
     /// not probed, and forgets who is neither in the plan nor in use.
-    pub(super) fn commit(&mut self, plan: &plan::Plan, pools: &[Arc<Pool>]) {
+    pub(super) fn commit(&mut self, plan: &plan::Plan, pools: &[Arc<Pool>], now: Tick) {
         self.pools = pools
             .iter()
             .map(|p| (p.plan.name.clone(), Arc::clone(p)))
@@ -103,7 +108,7 @@ impl Registry {
         for pool in pools {
             if pool.plan.health == Health::None {
                 for member in pool.balancer.members() {
-                    member.state.set_up(true);
+                    member.state.set_up(true, now);
                 }
             }
         }

@@ -14,6 +14,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::access_log::{Next, Writers};
 use super::capacity::{max_connections, spend};
+use super::ejection;
 use super::handle::{Event, Request, Requests};
 use super::loader::{LoadError, Loaded, Source, load};
 use super::prober::Probers;
@@ -25,6 +26,7 @@ use crate::config::plan::Plan;
 use crate::data::mailbox::{Command, Mailbox, Report, Reports, Shared};
 use crate::data::worker::{self, Handle};
 use crate::lb::admission::budget::Budget;
+use crate::lb::time::Tick;
 use crate::sys::socket::Listening;
 
 /// Told of what happens; must not block.
@@ -204,6 +206,9 @@ impl Supervisor {
                 }
                 Some(report) = self.reports.recv() => match (report, &mut drain) {
                     (Report::ConnectFailed(backend), _) => self.probers.look_early(&backend),
+                    (Report::Ejected { backend, until }, _) => {
+                        ejection::watch(&backend, until, self.shared.epoch, tasks);
+                    }
                     (Report::Drained { worker }, Some(drain)) => {
                         drain.drained[worker] = true;
                         // A session that is open now is on its way from one worker to another.
@@ -329,6 +334,9 @@ impl Supervisor {
                     left -= 1;
                 }
                 Some(Report::ConnectFailed(backend)) => self.probers.look_early(&backend),
+                Some(Report::Ejected { backend, until }) => {
+                    ejection::watch(&backend, until, self.shared.epoch, tasks);
+                }
                 Some(Report::Installed { .. } | Report::Drained { .. }) => {}
                 None => return Err(Failure("all workers have ended".to_owned())),
             }
@@ -336,7 +344,8 @@ impl Supervisor {
         for (listener, bind) in news {
             log::info!("listener \"{listener}\" listening on {bind}");
         }
-        self.registry.commit(&loaded.plan, &pools);
+        let now = Tick::ZERO.after(self.shared.epoch.elapsed());
+        self.registry.commit(&loaded.plan, &pools, now);
         self.probers.follow(&pools, &loaded.trust, tasks);
         self.plan = loaded.plan;
         self.access_log.put_in_force(writer);

@@ -21,6 +21,7 @@ use crate::config::plan;
 use crate::lb::admission::access::Access;
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Client, Picked, Refusal};
+use crate::lb::time::Tick;
 use crate::sys::socket::{Listening, Target};
 use crate::sys::source::Source;
 use crate::wire::proxy_header::{Ends, Header, Transport};
@@ -63,6 +64,12 @@ impl Active {
         pool: &'a Arc<Pool>,
     ) -> &'a Arc<Pool> {
         self.pool_of(listener, pool).unwrap_or(pool)
+    }
+
+    /// The pool that has the name of `pool` now.
+    pub(super) fn of_name<'a>(&'a self, pool: &'a Arc<Pool>) -> &'a Arc<Pool> {
+        let of_name = |other: &&Arc<Pool>| other.plan.name == pool.plan.name;
+        self.pools.iter().find(of_name).unwrap_or(pool)
     }
 }
 
@@ -366,8 +373,15 @@ pub enum Report {
         /// Which configuration.
         generation: u64,
     },
-    /// Real traffic failed to connect; sent once until a probe clears the suspicion.
+    /// Real traffic failed; sent once until a probe clears the suspicion.
     ConnectFailed(Arc<BackendState>),
+    /// Traffic has failed on a backend so often that it is ejected.
+    Ejected {
+        /// The backend.
+        backend: Arc<BackendState>,
+        /// Until when.
+        until: Tick,
+    },
     /// The worker has no session left after [`Command::Drain`]; said again if another worker has
     /// given it one after that.
     Drained {

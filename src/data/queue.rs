@@ -9,12 +9,13 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::dial::pick;
+use super::kit::Kit;
 use super::mailbox::{Called, Pool};
 use super::token::ArrivalKey;
 use crate::lb::admission::queue::{Full, Queue, Ticket, Turn};
 use crate::lb::admission::source::Source;
 use crate::lb::balance::pick::{Client, Refusal};
-use crate::lb::rng::Rng;
 use crate::lb::time::Tick;
 
 /// Keyed by the pool's name, so it outlives every reload, and so do those who wait.
@@ -111,8 +112,8 @@ impl PoolQueue {
         self.left[left as usize].load(Relaxed)
     }
 
-    /// Adds somebody who came at `since`. Whoever adds serves the queue in the same turn: a slot that was freed just before
-    /// was not freed for anybody who waits.
+    /// Adds somebody who came at `since`. Whoever adds serves the queue in the same turn: a slot that
+    /// was freed just before was not freed for anybody who waits.
     pub(super) fn join(&self, waiter: Waiter, since: Tick) -> Result<Ticket, Full> {
         let (source, limits) = (waiter.source, waiter.pool.plan.queue.limits);
         let mut queue = self.lock();
@@ -138,7 +139,7 @@ impl PoolQueue {
 
     /// Reserves slots of `pool` for those who wait, in order, as long as it has some; who got one, and
     /// who needs not wait for one any more.
-    pub(super) fn serve(&self, pool: &Arc<Pool>, rng: &mut Rng) -> Vec<(usize, Called)> {
+    pub(super) fn serve(&self, pool: &Arc<Pool>, kit: &mut Kit) -> Vec<(usize, Called)> {
         let mut queue = self.lock();
         let called = queue.serve(CALLED_AT_ONCE, |waiter| {
             let tried = if waiter.tried.is_empty() || Arc::ptr_eq(pool, &waiter.pool) {
@@ -146,7 +147,7 @@ impl PoolQueue {
             } else {
                 waiter.pool.places_in(pool, &waiter.tried)
             };
-            match pool.balancer.pick(&waiter.client, &tried, rng) {
+            match pick(pool, &waiter.client, &tried, kit) {
                 Ok(picked) => Turn::Over((tried, Ok(picked))),
                 Err(Refusal::AllFull) if tried.is_empty() => Turn::Wait,
                 Err(Refusal::AllFull) => Turn::Passed,

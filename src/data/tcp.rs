@@ -4,6 +4,8 @@
 //! never looks complete. A side that is to be reset because the other one was first gets what is
 //! still on its way to it ([`Phase::Flushing`]): the kernel drops unsent bytes at a reset.
 
+mod connecting;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,24 +13,22 @@ use std::time::Duration;
 
 use mio::Registry;
 
+use self::connecting::Attempts;
 use super::access_log::{Ending, History};
 use super::carry::{Carried, Direction};
-use super::dial::{Leg, dial, on_connect_failed};
+use super::dial::Leg;
 use super::fate::{Cut, End, Fate};
 use super::flush::Flush;
 use super::kit::Kit;
 use super::listen::Admission;
 use super::mailbox::Pool;
 use super::pipes::{Parked, Pipes};
-use super::refuse::{Refused, refuse};
-use super::request::Request;
+use super::refuse::refuse;
 use super::stream::Stream;
 use super::token::{SessionKey, Subject, deadline_id};
 use crate::lb::backend::BackendState;
-use crate::lb::balance::pick::{Client, Picked};
 use crate::lb::time::Tick;
 use crate::lb::traffic::relay::{Ready, Relay, Side, Verdict};
-use crate::wire::proxy_header::Transport;
 
 /// A session.
 #[derive(Debug)]
@@ -58,72 +58,7 @@ enum Phase {
     Flushing(Box<Flush>),
 }
 
-#[derive(Debug)]
-struct Attempts {
-    client: Client,
-    accepted: Tick,
-    /// Places of the backends that failed for this client.
-    tried: Vec<u16>,
-    since: Tick,
-}
-
 impl Session {
-    /// Starts to connect for `request`, to the backend that is `picked` already if there is one. A
-    /// client that gets no backend comes back with the reason.
-    pub(super) fn open(
-        mut request: Request,
-        picked: Option<Picked>,
-        kit: &mut Kit,
-    ) -> Result<Self, Box<(Request, Refused)>> {
-        request.on_dial(kit);
-        let before = request.tried.len();
-        let tried = &mut request.tried;
-        let dialled = dial(&request.pool, &request.client, tried, picked, kit);
-        if let Some(history) = &mut request.history {
-            history.on_attempts(tried.len() - before);
-        }
-        let leg = match dialled {
-            Ok(leg) => leg,
-            Err(refused) => return Err(Box::new((request, refused))),
-        };
-        Ok(Self {
-            client: request.stream,
-            leg,
-            relay: Relay::new(kit.carriage),
-            parked: [None, None],
-            phase: Phase::Connecting(Box::new(Attempts {
-                client: request.client,
-                accepted: request.since,
-                tried: request.tried,
-                since: kit.now,
-            })),
-            pool: request.pool,
-            admission: request.admission,
-            last_activity: kit.now,
-            history: request.history,
-            is_queued: false,
-            is_half_closed: false,
-        })
-    }
-
-    /// Its client, if it is not connected yet; its own attempt to connect is given up.
-    pub(super) fn into_request(mut self, registry: &Registry) -> Option<Request> {
-        let Phase::Connecting(attempts) = self.phase else {
-            return None;
-        };
-        // It fails only for a socket that is not registered, and this one is.
-        drop(self.client.deregister(registry));
-        Some(Request {
-            stream: self.client,
-            client: attempts.client,
-            pool: self.pool,
-            admission: self.admission,
-            since: attempts.accepted,
-            tried: attempts.tried,
-            history: self.history,
-        })
-    }
-
     /// Registers both sockets and sets the deadline. Without it the session must be dropped.
     pub(super) fn register(
         &mut self,
@@ -200,6 +135,7 @@ impl Session {
         }
         if carried.moved {
             self.last_activity = kit.now;
+            self.leg.on_bytes(&self.relay);
         }
         if self.relay.received(Side::Backend) != before {
             self.leg.lease.backend().progress(kit.now);
@@ -301,6 +237,7 @@ impl Session {
                 refuse(&self.client, &self.pool, refused, kit);
             }
             End::Reset(_) | End::Cut(_) => {
+                self.leg.on_end(end, &self.pool, &self.relay, kit);
                 if let End::Cut(reason) = end {
                     log::debug!(
                         "session on \"{}/{}\" reset: {}",
@@ -330,102 +267,6 @@ impl Session {
             history.on_attempts(1);
         }
         kit.log_end(&history, end.cause(history.progress()), ending);
-    }
-
-    fn on_connect(
-        &mut self,
-        key: SessionKey,
-        ready: Ready,
-        registry: &Registry,
-        kit: &mut Kit,
-    ) -> Fate {
-        if ready.failed || ready.ending {
-            // A hang-up during a connect may be spurious: only the socket's own error counts.
-            match self.leg.stream.take_error() {
-                Ok(None) => {}
-                Ok(Some(error)) | Err(error) => {
-                    return self.on_attempt_failed(key, &error, registry, kit);
-                }
-            }
-        }
-        if !ready.writable {
-            return Fate::Wait;
-        }
-        self.leg.lease.backend().sessions.fetch_add(1, Relaxed);
-        let phase = std::mem::replace(&mut self.phase, Phase::Relaying);
-        if let Some(history) = &mut self.history {
-            history.on_attempts(1);
-            history.on_connected(kit.now);
-        }
-        if let Phase::Connecting(attempts) = phase
-            && let client = matches!(self.client, Stream::Tcp(_)).then_some(&attempts.client)
-            && let Some(header) = self.pool.introduction(Transport::Stream, client)
-        {
-            let bytes: Box<[u8]> = header.as_bytes().into();
-            self.relay.begin_with(Side::Client, bytes.len());
-            if let Some(history) = &mut self.history {
-                history.on_header(bytes.len());
-            }
-            self.parked[Side::Client as usize] = Some(Box::new(Parked::Bytes { bytes, start: 0 }));
-        }
-        self.last_activity = kit.now;
-        self.relay.on_ready(
-            Side::Backend,
-            Ready {
-                failed: false,
-                ..ready
-            },
-        );
-        self.arm(key, kit);
-        let fate = self.run(key, kit);
-        if self.relay.sent(Side::Client) == 0 {
-            self.leg.stream.acknowledge_now();
-        }
-        fate
-    }
-
-    fn on_attempt_failed(
-        &mut self,
-        key: SessionKey,
-        error: &io::Error,
-        registry: &Registry,
-        kit: &mut Kit,
-    ) -> Fate {
-        let target = &self.pool.targets[usize::from(self.leg.index)];
-        if !target.is_local(error) {
-            on_connect_failed(self.leg.lease.backend(), error, kit);
-        }
-        self.try_another(key, registry, kit)
-    }
-
-    /// Gives a client that is still connecting another backend, or refuses it.
-    fn try_another(&mut self, key: SessionKey, registry: &Registry, kit: &mut Kit) -> Fate {
-        let Phase::Connecting(attempts) = &mut self.phase else {
-            return Fate::Wait;
-        };
-        attempts.tried.push(self.leg.index);
-        attempts.since = kit.now;
-        let pool = kit.active.pool_now(self.admission.listener(), &self.pool);
-        if !Arc::ptr_eq(pool, &self.pool) {
-            attempts.tried = self.pool.places_in(pool, &attempts.tried);
-            self.pool = Arc::clone(pool);
-        }
-        let before = attempts.tried.len();
-        let dialled = dial(&self.pool, &attempts.client, &mut attempts.tried, None, kit);
-        if let Some(history) = &mut self.history {
-            history.on_attempts(1 + attempts.tried.len() - before);
-        }
-        match dialled {
-            Ok(leg) => self.leg = leg,
-            Err(refused) if self.pool.may_queue(&refused) => return Fate::Queue,
-            Err(refused) => return Fate::End(End::Refuse(refused)),
-        }
-        let token = Subject::Session(key, Side::Backend).token();
-        if let Err(error) = self.leg.stream.register(registry, token) {
-            return Fate::End(End::Refuse(Refused::Local(error)));
-        }
-        self.arm(key, kit);
-        Fate::Wait
     }
 
     /// Everything for `side` is written: resets it now if the kernel has delivered it, else later.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::health::outlier::Record;
 use super::time::Tick;
 
 /// What all threads know of one backend.
@@ -18,6 +19,8 @@ pub struct BackendState {
     suspected: AtomicBool,
     /// When it last sent something, in steps of [`PROGRESS_STEP_MS`].
     progress: AtomicU64,
+    /// What its traffic says of it.
+    pub traffic: Record,
     /// Sessions established since the start.
     pub sessions: AtomicU64,
     /// Connects that failed or timed out since the start.
@@ -38,6 +41,7 @@ impl BackendState {
             up: AtomicBool::new(up),
             suspected: AtomicBool::new(false),
             progress: AtomicU64::new(0),
+            traffic: Record::default(),
             sessions: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
             bytes_to_backend: AtomicU64::new(0),
@@ -63,8 +67,12 @@ impl BackendState {
     }
 
     /// Sets what health says; true if that is a change.
-    pub fn set_up(&self, up: bool) -> bool {
-        self.up.swap(up, Relaxed) != up
+    pub fn set_up(&self, up: bool, now: Tick) -> bool {
+        let is_change = self.up.swap(up, Relaxed) != up;
+        if is_change && up {
+            self.traffic.on_up(now);
+        }
+        is_change
     }
 
     /// Notes that real traffic failed to connect; true for the first since the last probe, so

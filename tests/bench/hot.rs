@@ -3,12 +3,15 @@
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use divan::Bencher;
 use evenkeel::lb::backend::BackendState;
 use evenkeel::lb::balance::key::KeyPart;
 use evenkeel::lb::balance::pick::{Balancer, Client, Member, Policy, Settings};
+use evenkeel::lb::health::outlier;
 use evenkeel::lb::rng::Rng;
+use evenkeel::lb::time::Tick;
 
 fn main() {
     divan::main();
@@ -37,6 +40,12 @@ fn settings(policy: Policy) -> Settings {
         ],
         load_factor: 0.0,
         fail_open: true,
+        panic_threshold: 0.0,
+        outlier: outlier::Settings {
+            consecutive_failures: 5,
+            eject_time: Duration::from_secs(30),
+            max_ejected: 0.5,
+        },
     }
 }
 
@@ -53,7 +62,7 @@ fn pick(bencher: Bencher<'_, '_>, policy: Policy, count: usize) {
             source,
             destination,
         };
-        black_box(balancer.pick(&client, &[], &mut rng)).expect("everybody is up")
+        black_box(balancer.pick(&client, &[], Tick::ZERO, &mut rng)).expect("everybody is up")
     });
 }
 

@@ -7,6 +7,8 @@ mod flapping;
 mod grpc;
 mod http;
 mod introduced;
+mod panicking;
+mod passive;
 mod progress;
 mod shared;
 mod tls;

@@ -115,8 +115,12 @@ fn con_17_nobody_waits_for_a_pool_that_cannot_serve() {
         let mut proxy = Proxy::start(&config);
         proxy.expect("is down");
         proxy.expect("client refused: no backend is up");
-        let mut open = backend.pair(proxy.front());
-        // The probes are accepted as well.
+        let mut client = connect(proxy.front());
+        client.write_all(b"here").unwrap();
+        // The probes come to the same door.
+        let server = std::iter::repeat_with(|| backend.accept())
+            .find_map(|mut server| server.read_exact(&mut [0; 4]).is_ok().then_some(server));
+        let mut open = (client, server.unwrap());
         let mut waiting: Vec<_> = (0..4).map(|_| connect(proxy.front())).collect();
         drop(backend);
         for client in &mut waiting {

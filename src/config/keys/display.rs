@@ -15,6 +15,7 @@ impl fmt::Display for Takes {
                 write!(f, "\"auto\" or a whole number from {least} to {most}")
             }
             Self::LoadFactor => write!(f, "0, or a number above 1.0 up to {MAX_LOAD_FACTOR:.1}"),
+            Self::Share => f.write_str("a number between 0.0 and 1.0"),
             Self::Duration(least) => {
                 let (least, most) = (units::show(*least), MAX_DURATION.as_secs() / 86_400);
                 write!(

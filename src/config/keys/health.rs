@@ -1,4 +1,4 @@
-//! The keys of active probes.
+//! The keys of active probes and of what traffic says of backends.
 
 use super::{Default, Section, Takes, Value, row, text, whole, word};
 use super::{MAX_STREAK, TIME, TRUE};
@@ -72,6 +72,24 @@ pub(in crate::config) const HEALTH: Section = Section {
         row("progress_is_alive", Takes::Flag, TRUE,
             "A probe that times out says nothing about a backend that has sent bytes to a client since \
             it began: it is busy, not dead. One that is refused, or answered wrongly, counts"),
+    ],
+};
+
+#[rustfmt::skip]
+pub(in crate::config) const OUTLIER: Section = Section {
+    header: "[pool.NAME.outlier]",
+    rows: &[
+        row("consecutive_failures", Takes::Whole(0, MAX_STREAK), whole(5),
+            "Failures of traffic in a row that eject a backend: connects that fail, resets before its \
+            first byte while the client waits, and for datagrams refusals by the network (ICMP \
+            unreachable). A byte from it ends the row, and so does the time below. 0 = never"),
+        row("eject_time", TIME, text("30s"),
+            "How long it then gets no new sessions; twice as long the second time, and so on up to ten \
+            times. Each such time without an ejection takes one of them off again. Coming up after \
+            probes have taken it down ends an ejection; a probe that passes does not"),
+        row("max_ejected", Takes::Share, Default::Is(Value::Fraction(0.5)),
+            "The share of the pool's backends that may be ejected at once, be it less than one. The last \
+            one that is well never is. 0.0 = none"),
     ],
 };
 

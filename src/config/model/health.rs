@@ -1,4 +1,4 @@
-//! How backends are probed, as it was written.
+//! How backends are probed and what their traffic says of them, as it was written.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -9,6 +9,7 @@ use crate::config::keys::{self, quoted};
 use crate::config::plan::{Expected, Pattern, Step};
 use crate::config::reader::{Reader, Written};
 use crate::config::units;
+use crate::lb::health::outlier;
 
 /// The longest payload of a datagram over IPv4, in bytes.
 const MAX_DATAGRAM: usize = 65_507;
@@ -200,6 +201,15 @@ fn special<T>(
 ) -> Option<Special> {
     let at = written.at;
     (written.given && asks(&written.value)).then_some(Special { key, at, kinds })
+}
+
+/// When a backend is ejected.
+pub(super) fn outlier(reader: &Reader<'_>) -> outlier::Settings {
+    outlier::Settings {
+        consecutive_failures: reader.whole("consecutive_failures"),
+        eject_time: reader.duration("eject_time").value,
+        max_ejected: reader.share("max_ejected"),
+    }
 }
 
 /// What is sent and expected, as it was written.

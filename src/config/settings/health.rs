@@ -1,4 +1,4 @@
-//! What probes do, in two plans.
+//! What probes do, and what traffic says of backends, in two plans.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{Differing, text_or_empty};
 use crate::config::plan::{Expected, Health, Http, Probe, ProbeKind, Step, Tls};
 use crate::config::units::show_bytes;
+use crate::lb::health::outlier;
 
 /// How probes differ.
 pub(super) fn compare(old: &Health, new: &Health, found: &mut Differing) {
@@ -47,6 +48,27 @@ pub(super) fn compare(old: &Health, new: &Health, found: &mut Differing) {
         progress_is_alive,
         &new.progress_is_alive,
     );
+}
+
+/// How the ejection of backends differs.
+pub(super) fn compare_outlier(
+    old: &outlier::Settings,
+    new: &outlier::Settings,
+    found: &mut Differing,
+) {
+    let outlier::Settings {
+        consecutive_failures,
+        eject_time,
+        max_ejected,
+    } = old;
+    let failures = &new.consecutive_failures;
+    found.plain(
+        "outlier.consecutive_failures",
+        consecutive_failures,
+        failures,
+    );
+    found.time("outlier.eject_time", eject_time, &new.eject_time);
+    found.plain("outlier.max_ejected", max_ejected, &new.max_ejected);
 }
 
 fn word(health: &Health) -> &'static str {

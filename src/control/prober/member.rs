@@ -92,11 +92,11 @@ impl Member {
         let transition = self.counter.observe(is_well);
         match transition {
             Some(Transition::Up) => {
-                self.state.set_up(true);
+                self.state.set_up(true, now);
                 self.keep_sessions();
             }
             Some(Transition::Down) => {
-                self.state.set_up(false);
+                self.state.set_up(false, now);
                 self.end_sessions();
             }
             None => {}

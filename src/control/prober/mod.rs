@@ -136,7 +136,7 @@ impl Probers {
         }
     }
 
-    /// Probes a backend now, because real traffic could not connect to it.
+    /// Probes a backend now, because real traffic has failed on it.
     pub(super) fn look_early(&self, backend: &BackendState) {
         match self.watches.get(&identity(backend)) {
             Some(watch) => watch.early.notify_one(),

@@ -12,6 +12,7 @@ use mio::{Interest, Registry, Token};
 
 use super::leg::{Leg, Wires, has_own_socket};
 use crate::config::plan::SendProxy;
+use crate::data::dial::pick;
 use crate::data::kit::Kit;
 use crate::data::listen::{Admission, Limit};
 use crate::data::mailbox::{Dropped, Pool, Route, Shared, SocketId};
@@ -236,8 +237,10 @@ impl Gate {
         let mut no_leg = NoLeg::Dropped(Dropped::NoBackend);
         let mut named = self.named(first);
         while tried.len() <= usize::from(pool.plan.retries) {
-            let pick = |kit: &mut Kit| pool.balancer.pick(&client, &tried, &mut kit.rng).ok();
-            let Some(picked) = named.take().or_else(|| pick(kit)) else {
+            let choice = named
+                .take()
+                .or_else(|| pick(pool, &client, &tried, kit).ok());
+            let Some(picked) = choice else {
                 break;
             };
             match wires.wire(pool, picked.index, &client) {
@@ -301,8 +304,7 @@ impl Gate {
         let better = moved
             .and_then(|place| pool.balancer.take(place))
             .or_else(|| {
-                let (balancer, tried) = (&pool.balancer, current.as_slice());
-                let picked = balancer.pick(&client, tried, &mut kit.rng).ok()?;
+                let picked = pick(pool, &client, current.as_slice(), kit).ok()?;
                 (current.is_none() || picked.lease.backend().is_up()).then_some(picked)
             });
         let wire = better.map(|picked| (wires.wire(pool, picked.index, &client), picked));

@@ -40,6 +40,8 @@ pub(super) struct Leg {
     index: u16,
     /// The network has said that nobody listens there.
     is_refused: bool,
+    /// An answer has come since something went wrong, or since the beginning.
+    is_answered: bool,
     bytes_to_backend: u64,
     bytes_to_client: u64,
     admission: Admission,
@@ -166,6 +168,7 @@ impl Leg {
             pool: Arc::clone(pool),
             index: picked.index,
             is_refused: false,
+            is_answered: false,
             bytes_to_backend: 0,
             bytes_to_client: 0,
             admission,
@@ -194,6 +197,7 @@ impl Leg {
         self.pool = Arc::clone(pool);
         self.index = picked.index;
         self.is_refused = false;
+        self.is_answered = false;
     }
 
     /// Goes on with another socket to the same backend.
@@ -212,7 +216,7 @@ impl Leg {
         self.is_refused = false;
     }
 
-    /// Whether its backend is in `pool`, at the address that it has, and well.
+    /// Whether its backend is in `pool`, at the address that it has, and well, or used all the same.
     pub(super) fn is_well(&mut self, pool: &Arc<Pool>) -> bool {
         if !Arc::ptr_eq(&self.pool, pool) {
             let Some(index) = self.place_in(pool) else {
@@ -224,7 +228,7 @@ impl Leg {
             self.pool = Arc::clone(pool);
             self.index = index;
         }
-        !self.is_refused && self.lease.backend().is_up()
+        !self.is_refused && (self.lease.backend().is_up() || pool.balancer.is_in_panic())
     }
 
     /// The place of its backend in `pool`.
@@ -290,6 +294,10 @@ impl Leg {
     pub(super) fn count_answer(&mut self, bytes: usize, now: Tick) {
         self.bytes_to_client += bytes as u64;
         self.lease.backend().progress(now);
+        if !self.is_answered {
+            self.is_answered = true;
+            self.lease.backend().traffic.on_success();
+        }
         if let Some(history) = &mut self.history {
             history.on_answer(now);
         }
@@ -311,7 +319,8 @@ impl Leg {
 
     fn on_refusal(&mut self, error: &io::Error, kit: &mut Kit) {
         self.is_refused = true;
-        on_connect_failed(self.lease.backend(), error, kit);
+        self.is_answered = false;
+        on_connect_failed(&self.pool, self.lease.backend(), error, kit);
     }
 
     fn count_bytes(&mut self) {

@@ -75,7 +75,7 @@ impl Worker {
         }
         let active = Arc::clone(&self.kit.active);
         for pool in active.pools.iter().filter(|pool| !pool.queue.is_empty()) {
-            let called = pool.queue.serve(pool, &mut self.kit.rng);
+            let called = pool.queue.serve(pool, &mut self.kit);
             self.may_call_more |= called.len() == CALLED_AT_ONCE;
             for (worker, called) in called {
                 let call = Command::Call(Box::new(called));

@@ -1,6 +1,18 @@
 //! The members an algorithm may choose from, as they stand now.
 
 use super::pick::Member;
+use crate::lb::time::Tick;
+
+/// Who counts as available.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standard {
+    /// Who is up and not ejected.
+    Well,
+    /// Who is up, ejected or not: nobody is well.
+    Up,
+    /// Everybody: nobody is up.
+    Any,
+}
 
 /// A tier's members and what speaks against each for this client.
 #[derive(Clone, Copy, Debug)]
@@ -11,8 +23,8 @@ pub(super) struct Candidates<'a> {
     pub(super) tier: &'a [u16],
     /// Places of members that failed for this client.
     pub(super) tried: &'a [u16],
-    /// Members that are down count as well: there is nobody else.
-    pub(super) ignore_health: bool,
+    pub(super) standard: Standard,
+    pub(super) now: Tick,
 }
 
 impl Candidates<'_> {
@@ -23,7 +35,12 @@ impl Candidates<'_> {
 
     /// Whether the `nth` member may take sessions at all.
     pub(super) fn is_available(&self, nth: usize) -> bool {
-        self.ignore_health || self.member(nth).state.is_up()
+        let state = &self.member(nth).state;
+        match self.standard {
+            Standard::Well => state.is_up() && !state.traffic.is_ejected(self.now),
+            Standard::Up => state.is_up(),
+            Standard::Any => true,
+        }
     }
 
     /// Whether the `nth` member can take this client now.

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::candidates::Candidates;
+use super::candidates::{Candidates, Standard};
 use super::key::{self, KeyPart};
 use super::least::Rotation;
 use super::maglev::Maglev;
@@ -12,7 +13,10 @@ use super::rendezvous::Names;
 use super::round_robin::RoundRobin;
 use super::{first, power_of_two};
 use crate::lb::backend::{BackendState, Lease};
+use crate::lb::health::outlier::{self, Ejection};
+use crate::lb::health::panic::{Change, Panic};
 use crate::lb::rng::Rng;
+use crate::lb::time::Tick;
 
 /// Which algorithm chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +48,10 @@ pub struct Settings {
     pub load_factor: f64,
     /// With every backend down, use them all rather than refuse.
     pub fail_open: bool,
+    /// The share of the primaries' weight that must be well, or all of them are used; 0 = none.
+    pub panic_threshold: f64,
+    /// When a backend is ejected on which traffic fails.
+    pub outlier: outlier::Settings,
 }
 
 /// One backend as a pool sees it.
@@ -96,6 +104,9 @@ pub struct Balancer {
     members: Vec<Member>,
     primaries: Tier,
     backups: Tier,
+    /// A worker is about to eject a member. No other one does meanwhile: each counts those who are.
+    is_ejecting: AtomicBool,
+    panic: Panic,
 }
 
 /// Members that stand in for one another; all have a weight.
@@ -134,7 +145,46 @@ impl Balancer {
             backups: tier(true),
             settings,
             members,
+            is_ejecting: AtomicBool::new(false),
+            panic: Panic::default(),
         }
+    }
+
+    /// In panic if `other` is, which it takes the place of.
+    pub fn in_place_of(mut self, other: &Self) -> Self {
+        if self.settings.panic_threshold > 0.0 {
+            self.panic = Panic::like(&other.panic);
+        }
+        self
+    }
+
+    /// Looks whether the pool enters or leaves panic, which is to be done before each choice.
+    #[inline]
+    pub fn look(&self, now: Tick) -> Option<Change> {
+        let threshold = self.settings.panic_threshold;
+        if threshold <= 0.0 {
+            return None;
+        }
+        self.panic.look(threshold, now, || self.share_well(now))
+    }
+
+    /// Whether so few are well that all are used.
+    pub fn is_in_panic(&self) -> bool {
+        self.settings.panic_threshold > 0.0 && self.panic.is_on()
+    }
+
+    /// The share of the primaries' weight that is well.
+    fn share_well(&self, now: Tick) -> f64 {
+        let (mut well, mut all) = (0.0, 0.0);
+        for &place in &self.primaries.members {
+            let member = &self.members[usize::from(place)];
+            let weight = f64::from(member.weight);
+            all += weight;
+            if member.state.is_up() && !member.state.traffic.is_ejected(now) {
+                well += weight;
+            }
+        }
+        if all > 0.0 { well / all } else { 0.0 }
     }
 
     /// The members, in the order of the configuration.
@@ -156,22 +206,41 @@ impl Balancer {
     /// Chooses a backend for `client`, skipping the members whose indices are in `tried`, and
     /// reserves a slot on it.
     ///
-    /// Backups are used while no primary is up, or when all that are up have been tried; full
-    /// primaries do not bring them in. With everybody down and `fail_open`, health is ignored.
-    pub fn pick(&self, client: &Client, tried: &[u16], rng: &mut Rng) -> Result<Picked, Refusal> {
+    /// Backups are used while no primary is well, or when all that are have been tried; full
+    /// primaries do not bring them in. Who is ejected is used when nobody is well or all who are have
+    /// been tried. With everybody down and `fail_open`, health is ignored, and so is that of the
+    /// primaries in panic, unless none of them is well.
+    pub fn pick(
+        &self,
+        client: &Client,
+        tried: &[u16],
+        now: Tick,
+        rng: &mut Rng,
+    ) -> Result<Picked, Refusal> {
         let key = match self.settings.policy {
             Policy::Hash | Policy::Rendezvous => key::hash(&self.settings.hash_key, client),
             _ => 0,
         };
         let mut refusal = Refusal::NoneAvailable;
-        for ignore_health in [false, true] {
-            for tier in [&self.primaries, &self.backups] {
-                let (members, tier_members) = (&self.members, &tier.members);
+        let tiers = [&self.primaries, &self.backups];
+        let rounds = [
+            (Standard::Any, &tiers[..1]), // in panic
+            (Standard::Well, &tiers[..]),
+            (Standard::Up, &tiers[..]),
+            (Standard::Any, &tiers[..]), // by fail_open
+        ];
+        for (round, (standard, tiers)) in rounds.iter().enumerate().skip(self.first_round(now)) {
+            let is_open = self.settings.fail_open && refusal == Refusal::NoneAvailable;
+            if round + 1 == rounds.len() && !is_open {
+                break;
+            }
+            for tier in *tiers {
                 let candidates = Candidates {
-                    members,
-                    tier: tier_members,
+                    members: &self.members,
+                    tier: &tier.members,
                     tried,
-                    ignore_health,
+                    standard: *standard,
+                    now,
                 };
                 if let Some(picked) = self.pick_from(tier, &candidates, key, rng) {
                     return Ok(picked);
@@ -182,11 +251,55 @@ impl Balancer {
                     Standing::Down => {}
                 }
             }
-            if !self.settings.fail_open || refusal == Refusal::AllTried {
-                break;
-            }
         }
         Err(refusal)
+    }
+
+    /// Where a choice begins: in panic, as long as somebody is well; or with those who are well; or,
+    /// where nobody is ejected, with those who are up.
+    fn first_round(&self, now: Tick) -> usize {
+        if self.is_in_panic() && self.share_well(now) > 0.0 {
+            0
+        } else if self.settings.outlier.is_on() {
+            1
+        } else {
+            2
+        }
+    }
+
+    /// Traffic has failed on `backend`. Ejects it if that is one failure too many, unless too many
+    /// are ejected already, or nobody else is well.
+    pub fn on_failure(&self, backend: &Arc<BackendState>, now: Tick) -> Option<Ejection> {
+        let mut weighted = self.members.iter().filter(|member| member.weight > 0);
+        let is_member = weighted.any(|member| Arc::ptr_eq(&member.state, backend));
+        if !is_member || !backend.is_up() {
+            return None;
+        }
+        let mut is_ours = false;
+        let is_allowed = || {
+            is_ours = !self.is_ejecting.swap(true, Ordering::Acquire);
+            is_ours && self.may_eject(backend, now)
+        };
+        let settings = &self.settings.outlier;
+        let ejection = backend.traffic.on_failure(settings, now, is_allowed);
+        if is_ours {
+            self.is_ejecting.store(false, Ordering::Release);
+        }
+        ejection
+    }
+
+    fn may_eject(&self, backend: &Arc<BackendState>, now: Tick) -> bool {
+        let (mut members, mut ejected, mut well) = (0, 0, 0);
+        for member in self.members.iter().filter(|member| member.weight > 0) {
+            let state = &member.state;
+            members += 1;
+            if state.traffic.is_ejected(now) {
+                ejected += 1;
+            } else if state.is_up() && !Arc::ptr_eq(state, backend) {
+                well += 1;
+            }
+        }
+        well > 0 && ejected < self.settings.outlier.ejected_max(members)
     }
 
     /// Chooses and reserves; another worker may take the last slot in between, so more than once.

@@ -2,4 +2,6 @@
 
 pub mod counter;
 pub mod finding;
+pub mod outlier;
+pub mod panic;
 pub mod schedule;

@@ -224,6 +224,19 @@ fn cfg_02_every_word_of_the_reference_is_accepted() {
         assert_eq!(errors.len(), 1, "{bad}: {errors:?}");
         assert!(errors[0].ends_with(&load_factor.takes), "{errors:?}");
     }
+    for share in rows()
+        .iter()
+        .filter(|row| row.takes.ends_with("0.0 and 1.0"))
+    {
+        for good in ["0", "0.0", "-0.0", "0.25", "1", "1.0"] {
+            File::with_one(share, good).assert_accepted();
+        }
+        for bad in ["-0.1", "1.01", "2", "nan", "inf", "\"50%\""] {
+            let errors = check(File::with_one(share, bad).text).errors;
+            assert_eq!(errors.len(), 1, "{bad}: {errors:?}");
+            assert!(errors[0].ends_with(&share.takes), "{errors:?}");
+        }
+    }
 }
 
 #[test]
@@ -394,7 +407,6 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
             ("send_proxy", "\"v2\""),
             ("source", "\"client\""),
             ("refuse", "\"close\""),
-            ("outlier", "{ consecutive_failures = 5 }"),
             ("discover", "{ dns = \"vllm.internal:8000\" }"),
             ("scale", "{ min = 0, max = 4 }"),
         ],
@@ -428,6 +440,14 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
     (
         "[pool.p.queue]",
         &[("limit", "10"), ("timeout", "\"10s\""), ("per_source", "2")],
+    ),
+    (
+        "[pool.p.outlier]",
+        &[
+            ("consecutive_failures", "5"),
+            ("eject_time", "\"30s\""),
+            ("max_ejected", "0.5"),
+        ],
     ),
     (
         "[pool.p.udp]",
@@ -508,6 +528,7 @@ fn with_key(header: &str, key: &str, value: &str) -> (String, usize) {
         ("[global]", ""),
         ("[pool.p]", ""),
         ("[pool.p.health]", kind_for(key)),
+        ("[pool.p.outlier]", ""),
     ];
     let mut text = String::new();
     let mut at = 0;

@@ -12,13 +12,14 @@ pub struct Config {
     listener: Vec<String>,
     pool: Vec<String>,
     health: Vec<String>,
+    outlier: Vec<String>,
     udp: Vec<String>,
     backends: Vec<(String, Vec<String>)>,
     more: String,
 }
 
 impl Config {
-    /// No backend yet, no probes, one attempt after another without mercy.
+    /// No backend yet, no probes, no ejection, one attempt after another without mercy.
     pub fn new(axis: Axis) -> Self {
         Self {
             global: vec![
@@ -28,6 +29,7 @@ impl Config {
             listener: vec![format!("bind = \"{}\"", axis.family.any())],
             pool: Vec::new(),
             health: Vec::new(),
+            outlier: Vec::new(),
             udp: Vec::new(),
             backends: Vec::new(),
             more: String::new(),
@@ -77,6 +79,12 @@ impl Config {
         self
     }
 
+    /// A setting of the ejection of backends, which is on then unless the setting says otherwise.
+    pub fn outlier(mut self, setting: &str) -> Self {
+        set(&mut self.outlier, setting);
+        self
+    }
+
     /// One more backend, under the next letter.
     pub fn backend(mut self, address: &str) -> Self {
         let name = letter(self.backends.len());
@@ -123,9 +131,14 @@ impl Config {
         } else {
             self.health.join("\n")
         };
+        let outlier = if self.outlier.is_empty() {
+            "consecutive_failures = 0".to_owned()
+        } else {
+            self.outlier.join("\n")
+        };
         let mut text = format!(
             "[global]\n{}\n\n[[listener]]\nname = \"front\"\npool = \"pool\"\n{}\n\n[pool.pool]\n{}\n\n\
-             [pool.pool.health]\n{health}\n\n[pool.pool.udp]\n{}\n",
+             [pool.pool.health]\n{health}\n\n[pool.pool.outlier]\n{outlier}\n\n[pool.pool.udp]\n{}\n",
             self.global.join("\n"),
             self.listener.join("\n"),
             self.pool.join("\n"),

@@ -1,6 +1,10 @@
 //! Balance quality, disruption, limits and refusals, for every policy.
 
+mod ejection;
+mod panic;
 mod rules;
+
+use std::time::Duration;
 
 use super::*;
 use crate::lb::rng::Rng;
@@ -22,6 +26,12 @@ fn settings(policy: Policy) -> Settings {
         hash_key,
         load_factor: 0.0,
         fail_open: true,
+        panic_threshold: 0.0,
+        outlier: outlier::Settings {
+            consecutive_failures: 3,
+            eject_time: Duration::from_secs(30),
+            max_ejected: 0.5,
+        },
     }
 }
 
@@ -59,7 +69,14 @@ fn client(n: u32) -> Client {
 fn owners(balancer: &Balancer, clients: u32) -> Vec<usize> {
     let mut rng = Rng::new(1);
     (0..clients)
-        .map(|n| usize::from(balancer.pick(&client(n), &[], &mut rng).unwrap().index))
+        .map(|n| {
+            usize::from(
+                balancer
+                    .pick(&client(n), &[], Tick::ZERO, &mut rng)
+                    .unwrap()
+                    .index,
+            )
+        })
         .collect()
 }
 
@@ -121,7 +138,11 @@ fn sessions_that_stay_are_spread_evenly_by_those_who_look_at_load() {
         let balancer = Balancer::new(settings(policy), equal(20));
         let mut rng = Rng::new(3);
         let held: Vec<_> = (0..10_000)
-            .map(|n| balancer.pick(&client(n), &[], &mut rng).unwrap())
+            .map(|n| {
+                balancer
+                    .pick(&client(n), &[], Tick::ZERO, &mut rng)
+                    .unwrap()
+            })
             .collect();
         let counts: Vec<u32> = balancer.members().iter().map(|m| m.state.open()).collect();
         println!("{policy:?}: max/mean {:.3}", max_to_mean(&counts));
@@ -157,7 +178,11 @@ fn weights_are_shares() {
         let balancer = Balancer::new(settings(policy), members(&weights));
         let mut rng = Rng::new(5);
         let held: Vec<_> = (0..1_000)
-            .map(|n| balancer.pick(&client(n), &[], &mut rng).unwrap())
+            .map(|n| {
+                balancer
+                    .pick(&client(n), &[], Tick::ZERO, &mut rng)
+                    .unwrap()
+            })
             .collect();
         for (member, weight) in balancer.members().iter().zip([100, 200, 300, 400]) {
             assert!(member.state.open().abs_diff(weight) <= 12, "{policy:?}");
@@ -177,7 +202,7 @@ fn weight_0_gets_nothing_and_only_zeros_is_nobody() {
         );
         let balancer = Balancer::new(settings(policy), members(&[0, 0]));
         let refusal = balancer
-            .pick(&client(0), &[], &mut Rng::new(1))
+            .pick(&client(0), &[], Tick::ZERO, &mut Rng::new(1))
             .unwrap_err();
         assert_eq!(refusal, Refusal::NoneAvailable, "{policy:?}");
     }
@@ -193,7 +218,7 @@ fn round_robin_of_1_to_2_has_no_run_of_3_and_skips_who_is_down() {
         "{owners_of_30:?}"
     );
     let balancer = Balancer::new(settings(Policy::RoundRobin), equal(3));
-    balancer.members()[1].state.set_up(false);
+    balancer.members()[1].state.set_up(false, Tick::ZERO);
     assert_eq!(counts(&owners(&balancer, 30), 3), [15, 0, 15]);
 }
 
@@ -238,7 +263,7 @@ fn no_race_passes_a_limit() {
                     let mut rng = Rng::new(seed);
                     let mut held = Vec::new();
                     for n in 0..2_000 {
-                        held.extend(balancer.pick(&client(n), &[], &mut rng));
+                        held.extend(balancer.pick(&client(n), &[], Tick::ZERO, &mut rng));
                         for member in balancer.members() {
                             assert!(member.state.open() <= 7);
                         }
@@ -265,7 +290,9 @@ fn no_race_passes_a_limit() {
 fn least_connections_leaves_a_stuck_one_alone() {
     let balancer = Balancer::new(settings(Policy::LeastConnections), equal(2));
     let mut rng = Rng::new(1);
-    let stuck = balancer.pick(&client(0), &[], &mut rng).unwrap();
+    let stuck = balancer
+        .pick(&client(0), &[], Tick::ZERO, &mut rng)
+        .unwrap();
     let owners = owners(&balancer, 10);
     assert!(
         owners
@@ -333,7 +360,7 @@ fn a_flap_moves_its_own_keys_and_back() {
     for policy in [Policy::Hash, Policy::Rendezvous] {
         let balancer = Balancer::new(settings(policy), equal(10));
         let before = owners(&balancer, 5_000);
-        balancer.members()[4].state.set_up(false);
+        balancer.members()[4].state.set_up(false, Tick::ZERO);
         let during = owners(&balancer, 5_000);
         for (before, during) in before.iter().zip(&during) {
             assert!(if *before == 4 {
@@ -342,7 +369,7 @@ fn a_flap_moves_its_own_keys_and_back() {
                 before == during
             });
         }
-        balancer.members()[4].state.set_up(true);
+        balancer.members()[4].state.set_up(true, Tick::ZERO);
         assert_eq!(owners(&balancer, 5_000), before);
     }
 }
@@ -354,9 +381,11 @@ fn most_members_down_is_found_in_bounded_time() {
         weights[1_999] = 1;
         let balancer = Balancer::new(settings(policy), members(&weights));
         for member in &balancer.members()[..1_999] {
-            member.state.set_up(false);
+            member.state.set_up(false, Tick::ZERO);
         }
-        let picked = balancer.pick(&client(0), &[], &mut Rng::new(1)).unwrap();
+        let picked = balancer
+            .pick(&client(0), &[], Tick::ZERO, &mut Rng::new(1))
+            .unwrap();
         assert_eq!(picked.index, 1_999, "{policy:?}");
     }
 }
@@ -405,24 +434,30 @@ fn backups_wait_for_the_last_primary() {
             owners(&balancer, 100).iter().all(|&owner| owner < 2),
             "{policy:?}"
         );
-        state(1).set_up(false);
+        state(1).set_up(false, Tick::ZERO);
         let mut rng = Rng::new(1);
-        let held = balancer.pick(&client(0), &[], &mut rng).unwrap();
+        let held = balancer
+            .pick(&client(0), &[], Tick::ZERO, &mut rng)
+            .unwrap();
         assert_eq!(held.index, 0);
-        let full = balancer.pick(&client(1), &[], &mut rng).unwrap_err();
+        let full = balancer
+            .pick(&client(1), &[], Tick::ZERO, &mut rng)
+            .unwrap_err();
         assert_eq!(
             full,
             Refusal::AllFull,
             "a full primary does not bring in a backup"
         );
-        state(0).set_up(false);
+        state(0).set_up(false, Tick::ZERO);
         assert!(
             owners(&balancer, 100).iter().all(|&owner| owner >= 2),
             "{policy:?}"
         );
-        let tried = balancer.pick(&client(1), &[2, 3], &mut rng).unwrap_err();
+        let tried = balancer
+            .pick(&client(1), &[2, 3], Tick::ZERO, &mut rng)
+            .unwrap_err();
         assert_eq!(tried, Refusal::AllTried);
-        state(1).set_up(true);
+        state(1).set_up(true, Tick::ZERO);
         assert!(
             owners(&balancer, 100).iter().all(|&owner| owner == 1),
             "{policy:?}"
@@ -440,9 +475,9 @@ fn with_everybody_down_fail_open_decides() {
             };
             let balancer = Balancer::new(settings, equal(3));
             for member in balancer.members() {
-                member.state.set_up(false);
+                member.state.set_up(false, Tick::ZERO);
             }
-            let picked = balancer.pick(&client(0), &[], &mut Rng::new(1));
+            let picked = balancer.pick(&client(0), &[], Tick::ZERO, &mut Rng::new(1));
             match picked {
                 Ok(_) => assert!(fail_open, "{policy:?}"),
                 Err(refusal) => assert!(!fail_open && refusal == Refusal::NoneAvailable),

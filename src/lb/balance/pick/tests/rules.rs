@@ -12,7 +12,7 @@ proptest! {
         policy in proptest::sample::select(&POLICIES[..]),
         load_factor in prop_oneof![Just(0.0), 1.05..2.0f64],
         rows in proptest::collection::vec(
-            (0..4u16, 0..3u32, 0..3u32, any::<bool>(), any::<bool>(), any::<bool>()), 1..12,
+            (0..4u16, 0..3u32, 0..3u32, 0..3u8, any::<bool>(), any::<bool>()), 1..12,
         ),
         fail_open: bool,
         seed: u64,
@@ -20,8 +20,13 @@ proptest! {
         let mut held = Vec::new();
         let mut tried = Vec::new();
         let mut members = Vec::new();
-        for (index, &(weight, limit, open, up, backup, is_tried)) in (0u16..).zip(&rows) {
-            let state = Arc::new(BackendState::new("pool", &format!("b{index}"), up));
+        let now = Tick::from_ms(1);
+        for (index, &(weight, limit, open, health, backup, is_tried)) in (0u16..).zip(&rows) {
+            let state = Arc::new(BackendState::new("pool", &format!("b{index}"), health > 0));
+            if health == 1 {
+                let at_once = outlier::Settings { consecutive_failures: 1, ..settings(policy).outlier };
+                state.traffic.on_failure(&at_once, now, || true);
+            }
             held.extend((0..open).map(|_| state.reserve(0)));
             members.push(Member { state, weight, max_connections: limit, backup });
             if is_tried {
@@ -31,9 +36,14 @@ proptest! {
         let settings = Settings { load_factor, fail_open, ..settings(policy) };
         let balancer = Balancer::new(settings, members);
         let all = balancer.members();
-        let has = |backup: bool, ignore: bool, test: &dyn Fn(u16) -> bool| {
+        let is = |index: u16, standard| match standard {
+            Standard::Well => rows[usize::from(index)].3 == 2,
+            Standard::Up => rows[usize::from(index)].3 > 0,
+            Standard::Any => true,
+        };
+        let has = |backup: bool, standard, test: &dyn Fn(u16) -> bool| {
             (0u16..).zip(all).any(|(index, m)| {
-                m.weight > 0 && m.backup == backup && (ignore || m.state.is_up()) && test(index)
+                m.weight > 0 && m.backup == backup && is(index, standard) && test(index)
             })
         };
         let untried = |index: u16| !tried.contains(&index);
@@ -41,30 +51,32 @@ proptest! {
             let m = &all[usize::from(index)];
             untried(index) && (m.max_connections == 0 || m.state.open() < m.max_connections)
         };
-        // The first tier that has somebody up and untried decides; without anybody up, fail_open.
+        // The first tier that has somebody well and untried decides, then the first that has somebody
+        // up; without anybody up, fail_open.
         let mut expected = None;
-        'search: for ignore in [false, true] {
-            if ignore && (!fail_open || has(false, false, &|_| true) || has(true, false, &|_| true)) {
+        let is_any_up = [false, true].iter().any(|&backup| has(backup, Standard::Up, &|_| true));
+        'search: for standard in [Standard::Well, Standard::Up, Standard::Any] {
+            if standard == Standard::Any && (!fail_open || is_any_up) {
                 break;
             }
             for backup in [false, true] {
-                if has(backup, ignore, &untried) {
-                    expected = Some((backup, ignore));
+                if has(backup, standard, &untried) {
+                    expected = Some((backup, standard));
                     break 'search;
                 }
             }
         }
-        let picked = balancer.pick(&client(1), &tried, &mut Rng::new(seed));
+        let picked = balancer.pick(&client(1), &tried, now, &mut Rng::new(seed));
         match (picked, expected) {
-            (Ok(picked), Some((backup, ignore))) => {
+            (Ok(picked), Some((backup, standard))) => {
                 let m = &all[usize::from(picked.index)];
                 prop_assert!(m.weight > 0 && m.backup == backup && untried(picked.index));
-                prop_assert!(ignore || m.state.is_up());
+                prop_assert!(is(picked.index, standard));
                 prop_assert!(m.max_connections == 0 || m.state.open() <= m.max_connections);
             }
             (Ok(_), None) => prop_assert!(false, "picked although nobody may be"),
-            (Err(refusal), Some((backup, ignore))) => {
-                prop_assert!(!has(backup, ignore, &takes), "refused although somebody may be");
+            (Err(refusal), Some((backup, standard))) => {
+                prop_assert!(!has(backup, standard, &takes), "refused although somebody may be");
                 prop_assert_eq!(refusal, Refusal::AllFull);
             }
             (Err(refusal), None) => prop_assert!(refusal != Refusal::AllFull),
@@ -82,7 +94,7 @@ proptest! {
         let mut rng = Rng::new(1);
         let mut held = Vec::new();
         for n in 0..300u32 {
-            held.push(balancer.pick(&client(n % hot), &[], &mut rng).unwrap());
+            held.push(balancer.pick(&client(n % hot), &[], Tick::ZERO, &mut rng).unwrap());
             let bound = (factor * f64::from(n + 1) / count as f64).ceil();
             for member in balancer.members() {
                 prop_assert!(f64::from(member.state.open()) <= bound);

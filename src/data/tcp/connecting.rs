@@ -1,0 +1,189 @@
+//! A session until its backend has answered the connect: trying one backend after another.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use mio::Registry;
+
+use super::{Phase, Session};
+use crate::data::dial::{dial, on_connect_failed};
+use crate::data::fate::{End, Fate};
+use crate::data::kit::Kit;
+use crate::data::pipes::Parked;
+use crate::data::refuse::Refused;
+use crate::data::request::Request;
+use crate::data::stream::Stream;
+use crate::data::token::{SessionKey, Subject};
+use crate::lb::balance::pick::{Client, Picked};
+use crate::lb::time::Tick;
+use crate::lb::traffic::relay::{Ready, Relay, Side};
+use crate::wire::proxy_header::Transport;
+
+#[derive(Debug)]
+pub(super) struct Attempts {
+    client: Client,
+    accepted: Tick,
+    /// Places of the backends that failed for this client.
+    tried: Vec<u16>,
+    pub(super) since: Tick,
+}
+
+impl Session {
+    /// Starts to connect for `request`, to the backend that is `picked` already if there is one. A
+    /// client that gets no backend comes back with the reason.
+    pub(in crate::data) fn open(
+        mut request: Request,
+        picked: Option<Picked>,
+        kit: &mut Kit,
+    ) -> Result<Self, Box<(Request, Refused)>> {
+        request.on_dial(kit);
+        let before = request.tried.len();
+        let tried = &mut request.tried;
+        let dialled = dial(&request.pool, &request.client, tried, picked, kit);
+        if let Some(history) = &mut request.history {
+            history.on_attempts(tried.len() - before);
+        }
+        let leg = match dialled {
+            Ok(leg) => leg,
+            Err(refused) => return Err(Box::new((request, refused))),
+        };
+        Ok(Self {
+            client: request.stream,
+            leg,
+            relay: Relay::new(kit.carriage),
+            parked: [None, None],
+            phase: Phase::Connecting(Box::new(Attempts {
+                client: request.client,
+                accepted: request.since,
+                tried: request.tried,
+                since: kit.now,
+            })),
+            pool: request.pool,
+            admission: request.admission,
+            last_activity: kit.now,
+            history: request.history,
+            is_queued: false,
+            is_half_closed: false,
+        })
+    }
+
+    pub(super) fn on_connect(
+        &mut self,
+        key: SessionKey,
+        ready: Ready,
+        registry: &Registry,
+        kit: &mut Kit,
+    ) -> Fate {
+        if ready.failed || ready.ending {
+            // A hang-up during a connect may be spurious: only the socket's own error counts.
+            match self.leg.stream.take_error() {
+                Ok(None) => {}
+                Ok(Some(error)) | Err(error) => {
+                    return self.on_attempt_failed(key, &error, registry, kit);
+                }
+            }
+        }
+        if !ready.writable {
+            return Fate::Wait;
+        }
+        self.leg.lease.backend().sessions.fetch_add(1, Relaxed);
+        let phase = std::mem::replace(&mut self.phase, Phase::Relaying);
+        if let Some(history) = &mut self.history {
+            history.on_attempts(1);
+            history.on_connected(kit.now);
+        }
+        if let Phase::Connecting(attempts) = phase
+            && let client = matches!(self.client, Stream::Tcp(_)).then_some(&attempts.client)
+            && let Some(header) = self.pool.introduction(Transport::Stream, client)
+        {
+            let bytes: Box<[u8]> = header.as_bytes().into();
+            self.relay.begin_with(Side::Client, bytes.len());
+            if let Some(history) = &mut self.history {
+                history.on_header(bytes.len());
+            }
+            self.parked[Side::Client as usize] = Some(Box::new(Parked::Bytes { bytes, start: 0 }));
+        }
+        self.last_activity = kit.now;
+        self.relay.on_ready(
+            Side::Backend,
+            Ready {
+                failed: false,
+                ..ready
+            },
+        );
+        self.arm(key, kit);
+        let fate = self.run(key, kit);
+        if self.relay.sent(Side::Client) == 0 {
+            self.leg.stream.acknowledge_now();
+        }
+        fate
+    }
+
+    pub(super) fn on_attempt_failed(
+        &mut self,
+        key: SessionKey,
+        error: &io::Error,
+        registry: &Registry,
+        kit: &mut Kit,
+    ) -> Fate {
+        let target = &self.pool.targets[usize::from(self.leg.index)];
+        if !target.is_local(error) {
+            on_connect_failed(&self.pool, self.leg.lease.backend(), error, kit);
+        }
+        self.try_another(key, registry, kit)
+    }
+
+    /// Gives a client that is still connecting another backend, or refuses it.
+    pub(super) fn try_another(
+        &mut self,
+        key: SessionKey,
+        registry: &Registry,
+        kit: &mut Kit,
+    ) -> Fate {
+        let Phase::Connecting(attempts) = &mut self.phase else {
+            return Fate::Wait;
+        };
+        attempts.tried.push(self.leg.index);
+        attempts.since = kit.now;
+        let pool = kit.active.pool_now(self.admission.listener(), &self.pool);
+        if !Arc::ptr_eq(pool, &self.pool) {
+            attempts.tried = self.pool.places_in(pool, &attempts.tried);
+            self.pool = Arc::clone(pool);
+        }
+        let before = attempts.tried.len();
+        let dialled = dial(&self.pool, &attempts.client, &mut attempts.tried, None, kit);
+        if let Some(history) = &mut self.history {
+            history.on_attempts(1 + attempts.tried.len() - before);
+        }
+        match dialled {
+            Ok(leg) => self.leg = leg,
+            Err(refused) if self.pool.may_queue(&refused) => return Fate::Queue,
+            Err(refused) => return Fate::End(End::Refuse(refused)),
+        }
+        let token = Subject::Session(key, Side::Backend).token();
+        if let Err(error) = self.leg.stream.register(registry, token) {
+            return Fate::End(End::Refuse(Refused::Local(error)));
+        }
+        self.arm(key, kit);
+        Fate::Wait
+    }
+
+    /// Its client, if it is not connected yet; its own attempt to connect is given up.
+    pub(in crate::data) fn into_request(mut self, registry: &Registry) -> Option<Request> {
+        let Phase::Connecting(attempts) = self.phase else {
+            return None;
+        };
+        // It fails only for a socket that is not registered, and this one is.
+        drop(self.client.deregister(registry));
+        Some(Request {
+            stream: self.client,
+            client: attempts.client,
+            pool: self.pool,
+            admission: self.admission,
+            since: attempts.accepted,
+            tried: attempts.tried,
+            history: self.history,
+        })
+    }
+}
