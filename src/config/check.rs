@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::error::{Problems, Wrong};
 use super::keys::{nearest, quoted};
 use super::model::{self, Model};
-use super::plan::{Address, Backend, Bind, Listener, Plan, Pool};
+use super::plan::{Address, Backend, Bind, Listener, Plan, Pool, Route};
 use super::reader::Written;
 use crate::lb::balance::pick::{Policy, Settings};
 
@@ -39,6 +39,7 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
     datagrams::check_send_proxy(&model, problems);
     sources::check_sources(&model, problems);
     clients::check_clients(&model.listeners, problems);
+    clients::check_first_bytes(&model.listeners, problems);
     if problems.any() {
         return None;
     }
@@ -50,7 +51,7 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
     let takes_streams: HashSet<&str> = listeners
         .iter()
         .filter(|listener| !listener.is_udp())
-        .map(|listener| listener.pool.as_str())
+        .flat_map(|listener| listener.pools())
         .collect();
     let pools = model.pools.into_iter().map(|pool| {
         let is_udp_only = !takes_streams.contains(pool.name.value.as_str());
@@ -89,11 +90,7 @@ fn check_listeners(model: &Model, problems: &Problems) {
         .collect();
     let mut used = HashSet::new();
     let mut any_unknown = false;
-    for pool in model
-        .listeners
-        .iter()
-        .filter_map(|listener| listener.pool.as_ref())
-    {
+    for pool in model.listeners.iter().flat_map(model::Listener::pools) {
         if pools.contains(pool.value.as_str()) {
             used.insert(pool.value.as_str());
             continue;
@@ -113,10 +110,10 @@ fn check_listeners(model: &Model, problems: &Problems) {
         let what = format!("there is no pool {}", quoted(&pool.value));
         problems.value(pool.at, Wrong::new(what, cure));
     }
-    let incomplete = model
-        .listeners
-        .iter()
-        .any(|listener| listener.pool.is_none());
+    let incomplete = model.listeners.iter().any(|listener| {
+        let mut routes = listener.routes.iter();
+        listener.pool.is_none() || routes.any(|route| route.pool.is_none())
+    });
     if any_unknown || incomplete {
         return; // an unused pool may be the one that was meant
     }
@@ -281,13 +278,13 @@ struct Hop<'a> {
 fn check_loops(model: &Model, is_udp: bool, problems: &Problems) {
     let mut ours = HashMap::new();
     for listener in &model.listeners {
-        let (Some(name), Some(pool)) = (&listener.name, &listener.pool) else {
+        let Some(name) = &listener.name else {
             continue;
         };
         let binds = listener.bind.iter().flatten();
         for bind in binds.filter(|bind| matches!(bind.value, Bind::Udp(_)) == is_udp) {
             for own in own_addresses(&bind.value) {
-                ours.insert(own, (name, pool.value.as_str()));
+                ours.insert(own, (name, listener));
             }
         }
     }
@@ -318,21 +315,23 @@ fn check_loops(model: &Model, is_udp: bool, problems: &Problems) {
 
 fn hops<'a>(
     pool: &'a model::Pool,
-    ours: &HashMap<Address, (&'a Written<String>, &'a str)>,
+    ours: &HashMap<Address, (&'a Written<String>, &'a model::Listener)>,
 ) -> Vec<Hop<'a>> {
     let addresses = pool
         .backends
         .iter()
         .filter_map(|backend| backend.address.as_ref());
-    let hop = |address: &'a Written<Address>| {
-        let &(listener, pool) = ours.get(&address.value)?;
-        Some(Hop {
-            address,
-            listener,
-            pool,
+    let hops = |address: &'a Written<Address>| {
+        let found = ours.get(&address.value);
+        found.into_iter().flat_map(move |&(name, listener)| {
+            listener.pools().map(move |pool| Hop {
+                address,
+                listener: name,
+                pool: &pool.value,
+            })
         })
     };
-    addresses.filter_map(hop).collect()
+    addresses.flat_map(hops).collect()
 }
 
 /// Whether connections to pool `from` can come to pool `to`.
@@ -368,6 +367,11 @@ fn own_addresses(bind: &Bind) -> Vec<Address> {
 }
 
 fn plan_listener(listener: model::Listener) -> Option<Listener> {
+    let routes = listener.routes.into_iter().map(|route| {
+        let pool = route.pool?.value;
+        let rule = route.rule;
+        Some(Route { rule, pool })
+    });
     Some(Listener {
         name: listener.name?.value,
         bind: listener.bind?.into_iter().map(|bind| bind.value).collect(),
@@ -376,6 +380,10 @@ fn plan_listener(listener: model::Listener) -> Option<Listener> {
         per_source: listener.per_source,
         allow: listener.allow,
         deny: listener.deny,
+        accept_proxy: listener.accept_proxy.value,
+        trusted: listener.trusted,
+        preread: listener.preread,
+        routes: routes.collect::<Option<_>>()?,
     })
 }
 

@@ -2,6 +2,7 @@
 //! the README all read these rows, so they cannot disagree.
 
 mod display;
+mod first_bytes;
 mod health;
 mod udp;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use toml::de::{DeArray, DeValue};
 
+pub(super) use self::first_bytes::{PREREAD, ROUTE};
 pub(super) use self::health::{HEALTH, OUTLIER, STEP};
 pub(super) use self::udp::UDP;
 use super::error::Wrong;
@@ -74,6 +76,8 @@ pub(super) enum Takes {
     Statuses,
     /// A list of networks, which may be empty.
     Networks,
+    /// A list of texts, which these words describe.
+    Texts(&'static str),
     /// Another section.
     Table,
     /// Known and refused, except for values that ask for nothing.
@@ -117,11 +121,13 @@ impl Section {
 }
 
 /// Every section, in the order of the reference.
-pub(super) const SECTIONS: [&Section; 10] = [
+pub(super) const SECTIONS: [&Section; 12] = [
     &ROOT,
     &GLOBAL,
     &ACCESS_LOG,
     &LISTENER,
+    &PREREAD,
+    &ROUTE,
     &POOL,
     &QUEUE,
     &HEALTH,
@@ -185,9 +191,7 @@ const LIMIT: Takes = Takes::Whole(0, MAX_CONNECTIONS);
 const TRUE: Default = Default::Is(Value::Flag(true));
 const NO_TEXTS: Default = Default::Is(Value::Texts(&[]));
 const EMPTY: &[Value<'static>] = &[Value::Text("")];
-const EMPTY_LIST: &[Value<'static>] = &[Value::Texts(&[])];
 const ZERO: &[Value<'static>] = &[Value::Whole(0)];
-const OFF: &[Value<'static>] = &[Value::Text("off")];
 const FIVE_TUPLE: &[&str] = &[
     "source_ip",
     "source_port",
@@ -257,10 +261,13 @@ pub(super) const LISTENER: Section = Section {
             "Who may connect; the longest network that holds a client decides; [] = everyone"),
         row("deny", Takes::Networks, NO_TEXTS,
             "Who may not; wins over the same network in `allow`"),
-        later("accept_proxy", OFF),
-        later("trusted", EMPTY_LIST),
-        later("preread", &[]),
-        later("route", EMPTY_LIST),
+        row("accept_proxy", word(&["off", "v1", "v2", "any"], &[]), text("off"),
+            "The version of the PROXY header that must come first, whose addresses stand for the client's; \
+            who sends none or another is reset"),
+        row("trusted", Takes::Networks, NO_TEXTS,
+            "Who may send a PROXY header, and is reset otherwise; [] = everyone"),
+        row("preread", Takes::Table, Default::Told("defaults"), "How what a client says first is read"),
+        row("route", Takes::Table, Default::Told("none"), "Pools for some clients"),
     ],
 };
 
@@ -377,6 +384,11 @@ pub fn reference() -> String {
 }
 
 impl Takes {
+    /// Whether a list may have nothing in it.
+    pub(super) const fn may_be_empty(&self) -> bool {
+        matches!(self, Self::Networks | Self::Texts(_))
+    }
+
     /// What to say of a value that does not fit.
     pub(super) fn refuse(&self, key: &str, value: Value<'_>) -> Wrong {
         Wrong::new(format!("`{key}` is {value}"), format!("write {self}"))

@@ -1,6 +1,7 @@
 //! What was written: every value read and within its range, with its place. How values relate to
 //! each other is for `check` to judge.
 
+mod first_bytes;
 mod health;
 
 use std::net::IpAddr;
@@ -15,8 +16,8 @@ use super::address;
 use super::error::{Problems, Wrong};
 use super::keys::{self, Takes, quoted};
 use super::plan::{
-    AccessLog, Address, Bind, Global, LogFormat, OnDown, Output, Queue, Refuse, SendProxy, Source,
-    Splice, Udp,
+    AccessLog, Address, Bind, Global, LogFormat, OnDown, Output, Preread, Queue, Refuse, SendProxy,
+    Source, Splice, Udp,
 };
 use super::reader::{Reader, Written, match_word, not_yet};
 use super::units::{self, MIN_DURATION};
@@ -25,8 +26,10 @@ use crate::lb::admission::queue;
 use crate::lb::admission::source::{Limits, Pace};
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::Policy;
+use crate::lb::balance::route::Rule;
 use crate::lb::health::outlier;
 use crate::lb::traffic::flow::{Answers, Rules};
+use crate::wire::proxy_header::parse::Versions;
 use crate::wire::quic::{SERVER_ID_MAX, ServerId};
 
 /// The longest name of a listener, pool or backend, in bytes: it is repeated in every log line
@@ -57,6 +60,17 @@ pub(super) struct Listener {
     pub(super) per_source: Limits,
     pub(super) allow: Vec<Prefix>,
     pub(super) deny: Vec<Prefix>,
+    pub(super) accept_proxy: Written<Option<Versions>>,
+    pub(super) trusted: Vec<Prefix>,
+    pub(super) preread: Preread,
+    pub(super) routes: Vec<Route>,
+}
+
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) at: usize,
+    pub(super) rule: Rule,
+    pub(super) pool: Option<Written<String>>,
 }
 
 #[derive(Debug)]
@@ -97,6 +111,14 @@ pub(super) struct Backend {
     pub(super) backup: bool,
     /// `None` = it has none, or a wrong one.
     pub(super) server_id: Option<Written<ServerId>>,
+}
+
+impl Listener {
+    /// The pools that its clients may come to, as far as they are written.
+    pub(super) fn pools(&self) -> impl Iterator<Item = &Written<String>> {
+        let routed = self.routes.iter().filter_map(|route| route.pool.as_ref());
+        self.pool.iter().chain(routed)
+    }
 }
 
 impl Model {
@@ -186,6 +208,14 @@ fn listener(reader: &Reader<'_>) -> Listener {
         },
         allow: networks(reader, "allow"),
         deny: networks(reader, "deny"),
+        accept_proxy: first_bytes::accept_proxy(reader),
+        trusted: networks(reader, "trusted"),
+        preread: first_bytes::preread(&reader.table("preread", &keys::PREREAD)),
+        routes: reader
+            .tables("route", &keys::ROUTE)
+            .iter()
+            .map(first_bytes::route)
+            .collect(),
     }
 }
 

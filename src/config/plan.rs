@@ -13,7 +13,9 @@ use crate::lb::admission::access::Prefix;
 use crate::lb::admission::queue;
 use crate::lb::admission::source::Limits;
 use crate::lb::balance::pick;
+use crate::lb::balance::route::Rule;
 use crate::lb::traffic::flow::Rules;
+use crate::wire::proxy_header::parse::Versions;
 use crate::wire::proxy_header::{Ends, Header, Transport};
 use crate::wire::quic::ServerId;
 
@@ -111,6 +113,32 @@ pub struct Listener {
     pub allow: Vec<Prefix>,
     /// Who may not.
     pub deny: Vec<Prefix>,
+    /// The versions of the PROXY header of which one must come first; `None` = no header is read.
+    pub accept_proxy: Option<Versions>,
+    /// Who is believed what the header says; empty = everyone.
+    pub trusted: Vec<Prefix>,
+    /// How long and how far what a client says first is looked at.
+    pub preread: Preread,
+    /// Pools for some clients, in order.
+    pub routes: Vec<Route>,
+}
+
+/// How long and how far what a client says first is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preread {
+    /// For a PROXY header, and again for what the routes look at.
+    pub timeout: Duration,
+    /// Bytes that the routes look at.
+    pub size: usize,
+}
+
+/// A pool for some of a listener's clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Which clients.
+    pub rule: Rule,
+    /// The name of a pool of this plan.
+    pub pool: String,
 }
 
 /// An address to listen on.
@@ -151,6 +179,12 @@ impl Bind {
 }
 
 impl Listener {
+    /// The pools that its clients may come to.
+    pub fn pools(&self) -> impl Iterator<Item = &str> {
+        let routed = self.routes.iter().map(|route| route.pool.as_str());
+        std::iter::once(self.pool.as_str()).chain(routed)
+    }
+
     /// Whether it takes datagrams rather than streams.
     pub fn is_udp(&self) -> bool {
         matches!(self.bind.first(), Some(Bind::Udp(_)))

@@ -257,9 +257,7 @@ impl<'a> Reader<'a> {
                     .iter()
                     .filter_map(|text| one(text, self.at, false).ok())
                     .collect()),
-                Value::Array(array)
-                    if !array.is_empty() || matches!(row.takes, Takes::Networks) =>
-                {
+                Value::Array(array) if !array.is_empty() || row.takes.may_be_empty() => {
                     let elements = array.iter().filter_map(|element| {
                         let at = element.span().start;
                         match element.get_ref() {

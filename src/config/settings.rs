@@ -8,15 +8,17 @@ use std::time::Duration;
 use super::diff::Setting;
 use super::keys::quoted;
 use super::plan::{
-    Backend, Global, Listener, LogFormat, OnDown, Pool, Queue, Refuse, SendProxy, Source, Splice,
-    Udp,
+    Backend, Global, Listener, LogFormat, OnDown, Pool, Preread, Queue, Refuse, Route, SendProxy,
+    Source, Splice, Udp,
 };
 use super::units::show;
 use crate::lb::admission::queue;
 use crate::lb::admission::source::Limits;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::{self, Policy};
+use crate::lb::balance::route::Rule;
 use crate::lb::traffic::flow::{Answers, Rules};
+use crate::wire::proxy_header::parse::Versions;
 
 /// Collects the settings that differ.
 #[derive(Default)]
@@ -88,6 +90,10 @@ pub(super) fn listener(old: &Listener, new: &Listener) -> Vec<Setting> {
         per_source: Limits { open, pace },
         allow,
         deny,
+        accept_proxy,
+        trusted,
+        preread: Preread { timeout, size },
+        routes,
     } = old;
     let mut found = Differing::default();
     found.compare("bind", bind, &new.bind, |binds| list(binds));
@@ -103,7 +109,55 @@ pub(super) fn listener(old: &Listener, new: &Listener) -> Vec<Setting> {
     );
     found.compare("allow", allow, &new.allow, |networks| list(networks));
     found.compare("deny", deny, &new.deny, |networks| list(networks));
+    found.compare(
+        "accept_proxy",
+        accept_proxy,
+        &new.accept_proxy,
+        |versions| {
+            let word = match versions {
+                None => "off",
+                Some(Versions::V1) => "v1",
+                Some(Versions::V2) => "v2",
+                Some(Versions::Any) => "any",
+            };
+            word.to_owned()
+        },
+    );
+    found.compare("trusted", trusted, &new.trusted, |networks| list(networks));
+    found.time("preread.timeout", timeout, &new.preread.timeout);
+    found.plain("preread.size", size, &new.preread.size);
+    found.compare("route", routes, &new.routes, |routes| {
+        let words: Vec<_> = routes.iter().map(route_words).collect();
+        list(&words)
+    });
     found.0
+}
+
+fn route_words(route: &Route) -> String {
+    let Rule {
+        source,
+        sni,
+        alpn,
+        http_host,
+        http_path,
+    } = &route.rule;
+    let parts = [
+        ("source", (!source.is_empty()).then(|| list(source))),
+        ("sni", (!sni.is_empty()).then(|| list(sni))),
+        ("alpn", (!alpn.is_empty()).then(|| list(alpn))),
+        (
+            "http_host",
+            (!http_host.is_empty()).then(|| list(http_host)),
+        ),
+        (
+            "http_path",
+            (!http_path.is_empty()).then(|| list(http_path)),
+        ),
+    ];
+    let said = parts
+        .into_iter()
+        .filter_map(|(key, said)| Some(format!("{key} {} ", said?)));
+    format!("{}→ {}", said.collect::<String>(), route.pool)
 }
 
 pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {

@@ -140,6 +140,13 @@ fn default_listener() -> Listener {
         per_source: Limits::default(),
         allow: Vec::new(),
         deny: Vec::new(),
+        accept_proxy: None,
+        trusted: Vec::new(),
+        preread: Preread {
+            timeout: Duration::from_secs(3),
+            size: 16 << 10,
+        },
+        routes: Vec::new(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Durations and bytes as people write them.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// The longest duration a setting takes. A year is longer than any session lives, and far enough
@@ -26,6 +27,20 @@ pub(super) fn duration(text: &str, least: Duration) -> Option<Duration> {
 /// The same text back, in its shortest form: "1h 30m".
 pub(super) fn show(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
+}
+
+/// Reads "16KiB": a whole number of bytes, KiB or MiB, within `range`.
+pub(super) fn size(text: &str, range: RangeInclusive<usize>) -> Option<usize> {
+    let end = text.find(|symbol: char| !symbol.is_ascii_digit())?;
+    let (digits, unit) = text.split_at(end);
+    let unit = match unit.trim_start() {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        _ => return None,
+    };
+    let size = digits.parse::<usize>().ok()?.checked_mul(unit)?;
+    range.contains(&size).then_some(size)
 }
 
 /// Reads "0a1B": pairs of hexadecimal digits.
@@ -55,6 +70,25 @@ pub(super) fn show_bytes(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units_and_bounds() {
+        assert_eq!(size("16KiB", 1..=1 << 20), Some(16 << 10));
+        assert_eq!(size("1 MiB", 1..=1 << 20), Some(1 << 20));
+        assert_eq!(size("7B", 1..=8), Some(7));
+        for wrong in [
+            "",
+            "16",
+            "KiB",
+            "16kb",
+            "-1B",
+            "1.5KiB",
+            "9B",
+            "99999999999999999999B",
+        ] {
+            assert_eq!(size(wrong, 1..=8), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn durations_have_units_and_bounds() {

@@ -81,9 +81,14 @@ impl Registry {
         let mut routes = Vec::new();
         for (listener, ids) in plan.listeners.iter().zip(ids) {
             let counters = self.listener(&listener.name);
-            let pool = pools.iter().find(|pool| pool.plan.name == listener.pool);
-            let pool = pool.expect("the plan was checked: its listeners' pools exist");
-            let runtime = Arc::new(Listener::new(Arc::clone(listener), counters));
+            let find = |name: &str| {
+                let pool = pools.iter().find(|pool| pool.plan.name == name);
+                pool.expect("the plan was checked: its listeners' pools exist")
+            };
+            let pool = find(&listener.pool);
+            let routed = listener.routes.iter().map(|route| find(&route.pool));
+            let routed = routed.map(Arc::clone).collect();
+            let runtime = Arc::new(Listener::new(Arc::clone(listener), routed, counters));
             routes.extend(ids.iter().map(|&socket| Route {
                 socket,
                 listener: Arc::clone(&runtime),

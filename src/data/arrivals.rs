@@ -1,5 +1,6 @@
-//! Clients of a worker that have no backend yet and cannot get one at once. Nothing of what they send
-//! is read: that it fills their sockets is all the back-pressure there is, and all there need be.
+//! Clients of a worker that have no backend yet and cannot get one at once: what they say first is still
+//! to come, or they wait for their turn. But for a PROXY header nothing that they send is taken out of
+//! their sockets: that it fills them is all the back-pressure there is, and all there need be.
 
 use std::sync::Arc;
 
@@ -8,6 +9,8 @@ use slotmap::SlotMap;
 
 use super::fate::Cut;
 use super::kit::Kit;
+use super::mailbox::{Barred, Listener};
+use super::preread::{Look, bar, find_pool, introduce};
 use super::queue::{Left, Waiter};
 use super::refuse::Refused;
 use super::request::Request;
@@ -17,6 +20,7 @@ use crate::lb::time::Tick;
 use crate::lb::traffic::cause::{By, Cause, State};
 use crate::lb::traffic::deadline::Wheel;
 use crate::lb::traffic::relay::Ready;
+use crate::wire::proxy_header::parse::Versions;
 
 /// Those of one worker.
 #[derive(Debug)]
@@ -38,6 +42,10 @@ struct Arrival {
 enum Waits {
     /// Nothing: it has just been put here.
     No,
+    /// Its PROXY header, until then at most.
+    Header(Arc<Listener>, Versions, Tick),
+    /// What the routes of its listener look at, until then at most.
+    FirstBytes(Arc<Listener>, Tick),
     /// Its turn in the queue of its pool, since then.
     Turn(Ticket, Tick),
 }
@@ -65,22 +73,33 @@ impl Arrivals {
         self.wheel.next()
     }
 
+    /// Looks at what a client says first, for this listener.
+    pub(super) fn read(
+        &mut self,
+        request: Request,
+        listener: Arc<Listener>,
+        registry: &Registry,
+        kit: &mut Kit,
+    ) {
+        let until = kit.now.after(listener.plan.preread.timeout);
+        let waits = match listener.plan.accept_proxy {
+            Some(versions) => Waits::Header(listener, versions, until),
+            None => Waits::FirstBytes(listener, until),
+        };
+        // What is there already is told by an event.
+        if let Some(key) = self.insert(request, waits, registry, kit) {
+            self.arm(key, kit);
+        }
+    }
+
     /// Lets a client wait in the queue of its pool, or refuses it.
     pub(super) fn queue(&mut self, request: Request, registry: &Registry, kit: &mut Kit) {
-        if self.clients.len() >= SESSIONS_MAX {
-            request.reset(Cause::new(By::Kernel, State::Queued), kit);
-            return;
-        }
         let pool = Arc::clone(&request.pool);
         let (client, source, since) = (request.client, request.source(), request.since);
         let tried = request.tried.clone();
-        let waits = Waits::No;
-        let key = self.clients.insert(Arrival { request, waits });
-        let token = Subject::Arrival(key).token();
-        if let Err(error) = self.clients[key].request.stream.register(registry, token) {
-            self.refuse(key, &Refused::Local(error), kit);
+        let Some(key) = self.insert(request, Waits::No, registry, kit) else {
             return;
-        }
+        };
         let queue = Arc::clone(&pool.queue);
         let waiter = Waiter {
             worker: self.worker,
@@ -107,20 +126,66 @@ impl Arrivals {
         Some(request)
     }
 
-    /// An event of a client's socket.
-    pub(super) fn on_event(&mut self, key: ArrivalKey, ready: Ready, kit: &Kit) {
-        let Some(Arrival { request, .. }) = self.clients.get(key) else {
-            return;
-        };
-        if ready.failed || ready.ending && request.pool.plan.queue.abort_on_close {
-            self.end(key, Left::Gone, By::Client, kit);
+    /// An event of a client's socket. Who has said enough comes back.
+    pub(super) fn on_event(
+        &mut self,
+        key: ArrivalKey,
+        ready: Ready,
+        registry: &Registry,
+        kit: &mut Kit,
+    ) -> Option<Request> {
+        let Arrival { request, waits } = self.clients.get(key)?;
+        match waits {
+            _ if ready.failed => self.end(key, Left::Gone, By::Client, kit),
+            Waits::Turn(..) if ready.ending && request.pool.plan.queue.abort_on_close => {
+                self.end(key, Left::Gone, By::Client, kit);
+            }
+            Waits::Header(..) | Waits::FirstBytes(..) => {
+                return self.look(key, ready.ending, registry, kit);
+            }
+            Waits::Turn(..) | Waits::No => {}
         }
+        None
     }
 
-    /// Ends the wait of those whose time has come.
-    pub(super) fn expire(&mut self, kit: &mut Kit) {
+    /// Looks at what has come. `is_final`: no more will, or nobody waits for it.
+    fn look(
+        &mut self,
+        key: ArrivalKey,
+        is_final: bool,
+        registry: &Registry,
+        kit: &mut Kit,
+    ) -> Option<Request> {
+        let Arrival { request, waits } = self.clients.get_mut(key)?;
+        let look = match waits {
+            Waits::Header(listener, versions, _) => {
+                let listener = Arc::clone(listener);
+                let look = introduce(request, &listener, *versions, is_final, kit);
+                if matches!(look, Look::Done) && !listener.routed.is_empty() {
+                    let until = kit.now.after(listener.plan.preread.timeout);
+                    *waits = Waits::FirstBytes(listener, until);
+                    self.arm(key, kit);
+                    return self.look(key, is_final, registry, kit);
+                }
+                look
+            }
+            Waits::FirstBytes(listener, _) => find_pool(request, listener, is_final, kit),
+            Waits::No | Waits::Turn(..) => return None,
+        };
+        match look {
+            Look::Wait => {}
+            Look::Done => return self.take(key, registry),
+            Look::Barred(reason) => self.bar(key, reason),
+            Look::Gone => self.end(key, Left::Gone, By::Client, kit),
+        }
+        None
+    }
+
+    /// Ends the wait of those whose time has come; who has said enough comes back.
+    pub(super) fn expire(&mut self, registry: &Registry, kit: &mut Kit) -> Vec<Request> {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(kit.heard, &mut due);
+        let mut done = Vec::new();
         for key in due.drain(..).map(arrival_of) {
             let Some(arrival) = self.clients.get(key) else {
                 continue;
@@ -130,11 +195,27 @@ impl Arrivals {
             } else if kit.drain.is_some_and(|drain| drain.until <= kit.heard) {
                 self.cut(key, Cut::DrainOver, kit);
             } else {
-                self.leave(key, Left::TimedOut);
-                self.refuse(key, &Refused::QueueTimeout, kit);
+                done.extend(self.on_late(key, registry, kit));
             }
         }
         self.due = due;
+        done
+    }
+
+    fn on_late(&mut self, key: ArrivalKey, registry: &Registry, kit: &mut Kit) -> Option<Request> {
+        let Arrival { request, waits } = self.clients.get(key)?;
+        match waits {
+            Waits::Turn(..) | Waits::No => {
+                self.leave(key, Left::TimedOut);
+                self.refuse(key, &Refused::QueueTimeout, kit);
+            }
+            Waits::Header(listener, ..) => {
+                let reason = bar(request, listener, &"none has come in time", kit);
+                self.bar(key, reason);
+            }
+            Waits::FirstBytes(..) => return self.look(key, true, registry, kit),
+        }
+        None
     }
 
     /// Follows a new configuration: those whose pool is another now are to look for a backend there,
@@ -193,14 +274,22 @@ impl Arrivals {
     fn end(&mut self, key: ArrivalKey, left: Left, by: By, kit: &Kit) {
         self.leave(key, left);
         if let Some(arrival) = self.remove(key) {
-            arrival.request.reset(Cause::new(by, State::Queued), kit);
+            let cause = Cause::new(by, arrival.state());
+            arrival.request.reset(cause, kit);
+        }
+    }
+
+    /// It is not let in.
+    fn bar(&mut self, key: ArrivalKey, reason: Barred) {
+        if let Some(Arrival { request, .. }) = self.remove(key) {
+            request.admission.on_barred(reason);
+            request.stream.reset_on_close();
         }
     }
 
     fn refuse(&mut self, key: ArrivalKey, refused: &Refused, kit: &mut Kit) {
         if let Some(arrival) = self.remove(key) {
-            let by = refused.cause().by;
-            let cause = Cause::new(by, State::Queued);
+            let cause = Cause::new(refused.cause().by, arrival.state());
             arrival.request.refuse(refused, cause, kit);
         }
     }
@@ -212,6 +301,28 @@ impl Arrivals {
         {
             arrival.request.pool.queue.leave(ticket, left);
         }
+    }
+
+    /// Watches a client from now on, unless that is not possible.
+    fn insert(
+        &mut self,
+        request: Request,
+        waits: Waits,
+        registry: &Registry,
+        kit: &mut Kit,
+    ) -> Option<ArrivalKey> {
+        if self.clients.len() >= SESSIONS_MAX {
+            request.reset(Cause::new(By::Kernel, State::Queued), kit);
+            return None;
+        }
+        let key = self.clients.insert(Arrival { request, waits });
+        let token = Subject::Arrival(key).token();
+        let registered = self.clients[key].request.stream.register(registry, token);
+        if let Err(error) = registered {
+            self.refuse(key, &Refused::Local(error), kit);
+            return None;
+        }
+        Some(key)
     }
 
     fn remove(&mut self, key: ArrivalKey) -> Option<Arrival> {
@@ -226,10 +337,19 @@ impl Arrivals {
 }
 
 impl Arrival {
+    /// What the access log says of an end now.
+    const fn state(&self) -> State {
+        match self.waits {
+            Waits::No | Waits::Turn(..) => State::Queued,
+            Waits::Header(..) | Waits::FirstBytes(..) => State::Connecting,
+        }
+    }
+
     /// When it has waited for too long.
     fn due(&self, kit: &Kit) -> Tick {
         let due = match self.waits {
             Waits::No => kit.now,
+            Waits::Header(.., until) | Waits::FirstBytes(_, until) => until,
             Waits::Turn(_, since) => since.after(self.request.pool.plan.queue.timeout),
         };
         kit.drain.map_or(due, |drain| due.min(drain.until))

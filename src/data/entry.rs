@@ -17,11 +17,21 @@ pub enum Barred {
     Limit,
     /// Its source has begun as many as it may for now.
     Rate,
+    /// It is to send a PROXY header, and is not believed.
+    Untrusted,
+    /// It has not sent the PROXY header that it must.
+    Unintroduced,
 }
 
 impl Barred {
     /// Every reason.
-    pub const ALL: [Self; 3] = [Self::Denied, Self::Limit, Self::Rate];
+    pub const ALL: [Self; 5] = [
+        Self::Denied,
+        Self::Limit,
+        Self::Rate,
+        Self::Untrusted,
+        Self::Unintroduced,
+    ];
 
     /// Its name in logs and metrics.
     pub const fn name(self) -> &'static str {
@@ -29,6 +39,8 @@ impl Barred {
             Self::Denied => "denied",
             Self::Limit => "source limit",
             Self::Rate => "source rate",
+            Self::Untrusted => "untrusted",
+            Self::Unintroduced => "proxy header",
         }
     }
 
@@ -38,11 +50,19 @@ impl Barred {
             Self::Denied => "not allowed",
             Self::Limit => "max_connections_per_source is reached",
             Self::Rate => "connection_rate_per_source is reached",
+            Self::Untrusted => "it is not in `trusted`",
+            Self::Unintroduced => "no PROXY header in time",
         }
     }
 }
 
 impl Listener {
+    /// Lets in somebody who is to say on whose behalf it comes.
+    pub(super) fn trust(&self, proxy: IpAddr) -> Result<(), Barred> {
+        let is_trusted = (self.trusted.as_ref()).is_none_or(|trusted| trusted.allows(proxy));
+        is_trusted.then_some(()).ok_or(Barred::Untrusted)
+    }
+
     /// Lets a client in, or says why not; `Some` where it counts for a source, which is told by
     /// [`Sources::leave`] when it has gone.
     pub(super) fn enter(&self, client: IpAddr, now: Tick) -> Result<Option<Source>, Barred> {

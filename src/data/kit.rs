@@ -126,7 +126,9 @@ impl Default for Notices {
             // To be denied is what was asked for, to reach a limit may be too low a limit.
             barred: Barred::ALL.map(|reason| match reason {
                 Barred::Denied => Notice::new(Level::Info),
-                Barred::Limit | Barred::Rate => Notice::new(Level::Warn),
+                Barred::Limit | Barred::Rate | Barred::Untrusted | Barred::Unintroduced => {
+                    Notice::new(Level::Warn)
+                }
             }),
             refused: Notice::new(Level::Warn),
             queue: Notice::new(Level::Warn),
@@ -139,7 +141,17 @@ impl Default for Notices {
 impl Notices {
     /// A client of this listener is not let in.
     pub(super) fn barred(&mut self, now: Tick, listener: &str, client: IpAddr, reason: Barred) {
-        let what = reason.describe();
+        self.barred_for(now, listener, client, (reason, &reason.describe()));
+    }
+
+    /// The same, with more to say about why.
+    pub(super) fn barred_for(
+        &mut self,
+        now: Tick,
+        listener: &str,
+        client: IpAddr,
+        (reason, what): (Barred, &dyn fmt::Display),
+    ) {
         let line = format_args!("listener \"{listener}\": client {client} refused: {what}");
         self.barred[reason as usize].log(now, line);
     }

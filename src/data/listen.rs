@@ -13,7 +13,7 @@ use mio::{Registry, Token};
 use super::mailbox::{self, Barred, ListenerCounters, Route, Shared};
 use super::request::Request;
 use super::stream::Stream;
-use crate::config::plan::SendProxy;
+use crate::config::plan::{self, SendProxy};
 use crate::lb::admission::source::Source;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::Client;
@@ -150,14 +150,22 @@ impl Listener {
             Ok((stream, client)) => {
                 admission.listener.accepted.fetch_add(1, Relaxed);
                 let address = client.source.ip();
-                if let Err(reason) = admission.enter(&self.route.listener, address, now) {
-                    admission.on_refused();
-                    admission.listener.barred[reason as usize].fetch_add(1, Relaxed);
+                let listener = &self.route.listener;
+                let entered = match listener.plan.accept_proxy {
+                    Some(_) => listener.trust(address),
+                    None => admission.enter(listener, address, now),
+                };
+                if let Err(reason) = entered {
+                    admission.on_barred(reason);
                     stream.reset_on_close();
                     return Accept::Barred(address, reason);
                 }
                 let pool = Arc::clone(&self.route.pool);
+                let is_read = listener.plan.accept_proxy.is_some() || !listener.routed.is_empty();
                 Accept::Client(Box::new(Request {
+                    is_named: matches!(stream, Stream::Tcp(_)),
+                    is_own: false,
+                    unread: is_read.then(|| Arc::clone(listener)),
                     stream,
                     client,
                     pool,
@@ -296,6 +304,12 @@ impl Admission {
         self.worker = worker;
     }
 
+    /// The client is not let in.
+    pub(super) fn on_barred(&self, reason: Barred) {
+        self.on_refused();
+        self.listener.barred[reason as usize].fetch_add(1, Relaxed);
+    }
+
     /// The client gets no backend.
     pub(super) fn on_refused(&self) {
         self.listener.refused.fetch_add(1, Relaxed);
@@ -358,8 +372,11 @@ fn destination(socket: &Socket, route: &Route) -> Destination {
     };
     let address = listener.local_addr().map_or(NOWHERE, canonical);
     let plan = &route.pool.plan;
-    let is_asked = plan.balance.hash_key.contains(&KeyPart::DestinationIp)
-        || plan.send_proxy != SendProxy::Off;
+    let asks = |plan: &plan::Pool| {
+        plan.balance.hash_key.contains(&KeyPart::DestinationIp) || plan.send_proxy != SendProxy::Off
+    };
+    let routed = route.listener.routed.iter();
+    let is_asked = asks(plan) || routed.into_iter().any(|pool| asks(&pool.plan));
     if is_asked && address.ip().is_unspecified() {
         Destination::Ask(address)
     } else {

@@ -51,10 +51,11 @@ impl Active {
     ) -> Option<&Arc<Pool>> {
         let of_listener = |route: &&Route| Arc::ptr_eq(&route.listener.counters, listener);
         let of_name = |other: &&Arc<Pool>| other.plan.name == pool.plan.name;
-        let route = self.routes.iter().find(of_listener);
-        route
-            .map(|route| &route.pool)
-            .or_else(|| self.pools.iter().find(of_name))
+        let Some(route) = self.routes.iter().find(of_listener) else {
+            return self.pools.iter().find(of_name);
+        };
+        let routed = route.listener.routed.iter().find(of_name);
+        Some(routed.unwrap_or(&route.pool))
     }
 
     /// The same, for a client whose pool goes on without a configuration.
@@ -95,16 +96,26 @@ pub struct Listener {
     pub plan: Arc<plan::Listener>,
     /// Who may connect; `None` = everyone.
     pub access: Option<Access>,
+    /// Who may say on whose behalf it connects; `None` = everyone.
+    pub trusted: Option<Access>,
+    /// Where its routes lead, in their order.
+    pub routed: Vec<Arc<Pool>>,
     /// Its counters.
     pub counters: Arc<ListenerCounters>,
 }
 
 impl Listener {
     /// A listener with these settings, which goes on counting.
-    pub fn new(plan: Arc<plan::Listener>, counters: Arc<ListenerCounters>) -> Self {
+    pub fn new(
+        plan: Arc<plan::Listener>,
+        routed: Vec<Arc<Pool>>,
+        counters: Arc<ListenerCounters>,
+    ) -> Self {
         let is_open = plan.allow.is_empty() && plan.deny.is_empty();
         Self {
             access: (!is_open).then(|| Access::new(&plan.allow, &plan.deny)),
+            trusted: (!plan.trusted.is_empty()).then(|| Access::new(&plan.trusted, &[])),
+            routed,
             plan,
             counters,
         }
@@ -202,9 +213,10 @@ impl Dropped {
 impl From<Barred> for Dropped {
     fn from(barred: Barred) -> Self {
         match barred {
-            Barred::Denied => Self::Denied,
             Barred::Limit => Self::SourceLimit,
             Barred::Rate => Self::SourceRate,
+            // The last two are of streams only.
+            Barred::Denied | Barred::Untrusted | Barred::Unintroduced => Self::Denied,
         }
     }
 }

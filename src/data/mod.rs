@@ -11,6 +11,7 @@ mod kit;
 mod listen;
 pub mod mailbox;
 mod pipes;
+mod preread;
 mod queue;
 mod refuse;
 mod request;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::access_log::{Ending, History};
 use super::kit::Kit;
 use super::listen::Admission;
-use super::mailbox::Pool;
+use super::mailbox::{Listener, Pool};
 use super::refuse::{Refused, refuse};
 use super::stream::Stream;
 use crate::lb::admission::source::Source;
@@ -19,6 +19,12 @@ use crate::wire::proxy_header::Transport;
 pub(super) struct Request {
     pub(super) stream: Stream,
     pub(super) client: Client,
+    /// Whether that is its address, or a number that stands for it.
+    pub(super) is_named: bool,
+    /// It is a proxy's own, and backends are told so.
+    pub(super) is_own: bool,
+    /// The listener that has yet to look at what it says first.
+    pub(super) unread: Option<Arc<Listener>>,
     pub(super) pool: Arc<Pool>,
     pub(super) admission: Admission,
     /// When it was accepted.
@@ -32,8 +38,7 @@ pub(super) struct Request {
 impl Request {
     /// What it is counted for where sources are; a client of a Unix socket has none.
     pub(super) fn source(&self) -> Option<Source> {
-        self.has_address()
-            .then(|| Source::of(self.client.source.ip()))
+        self.is_named.then(|| Source::of(self.client.source.ip()))
     }
 
     /// A backend is looked for now.
@@ -67,12 +72,8 @@ impl Request {
 
     fn remember(&mut self, kit: &Kit) {
         if self.history.is_none() {
-            let address = self.has_address().then_some(self.client.source);
+            let address = self.is_named.then_some(self.client.source);
             self.history = kit.history(Transport::Stream, address, self.since);
         }
-    }
-
-    const fn has_address(&self) -> bool {
-        matches!(self.stream, Stream::Tcp(_))
     }
 }

@@ -51,6 +51,11 @@ impl Stream {
         socket::receive(self.as_fd(), buffer)
     }
 
+    /// Reads what has come so far, and leaves it there.
+    pub(super) fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        socket::peek(self.as_fd(), buffer)
+    }
+
     /// Whether a read that brings less than it might has emptied the socket. A read of a Unix
     /// socket also ends behind a message that carries descriptors, whatever follows it.
     pub(super) const fn is_emptied_by_short_read(&self) -> bool {

@@ -219,6 +219,11 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(rustix::net::recv(socket, buffer, RecvFlags::empty())?.0)
 }
 
+/// Reads what has come so far, and leaves it there.
+pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::net::recv(socket, buffer, RecvFlags::PEEK)?.0)
+}
+
 /// Writes as many of the bytes as there is room for. `is_last`: a FIN follows at once, and TCP lets
 /// the bytes wait for it, which makes one packet less.
 #[inline(always)]

@@ -12,7 +12,8 @@ const IDS: &[&str] = &[
     "tcp_22", "tcp_23", "tcp_24", "tcp_25", "tcp_27", "tcp_28", "tcp_29", "tcp_30", "tcp_31",
     "tcp_32", // Connecting and trying again.
     "con_01", "con_02", "con_03", "con_05", "con_06", "con_08", "con_09", "con_10", "con_11",
-    "con_12", "con_14", "con_15", "con_18", "con_19", "con_20", // Back-pressure and limits.
+    "con_12", "con_14", "con_15", "con_16", "con_17", "con_18", "con_19",
+    "con_20", // Back-pressure and limits.
     "res_01", "res_02", "res_04", "res_05", "res_06", "res_07", "res_08", "res_09", "res_12",
     "res_13", "res_16", "res_17", "res_19", "res_20", "res_21", // Time-outs.
     "tmo_01", "tmo_02", "tmo_04", "tmo_05", "tmo_06", "tmo_07", "tmo_08", "tmo_09", "tmo_10",
@@ -29,8 +30,9 @@ const IDS: &[&str] = &[
     "udp_12", "udp_13", "udp_14", "udp_15", "udp_16", "udp_17", "udp_18", "udp_20", "udp_21",
     "udp_22", "udp_23", "udp_24", "udp_25", "udp_26", "udp_27", "udp_28", "udp_29", "udp_30",
     "udp_31", "udp_32", "udp_33", "udp_34", "udp_35", "udp_36", // The PROXY header.
-    "ppx_20", "ppx_21", "ppx_22", "ppx_23", "ppx_24",
-    "ppx_25", // Configuration and command line.
+    "ppx_01", "ppx_02", "ppx_03", "ppx_04", "ppx_05", "ppx_06", "ppx_07", "ppx_08", "ppx_09",
+    "ppx_10", "ppx_12", "ppx_14", "ppx_15", "ppx_16", "ppx_17", "ppx_18", "ppx_19", "ppx_20",
+    "ppx_21", "ppx_22", "ppx_23", "ppx_24", "ppx_25", // Configuration and command line.
     "cfg_01", "cfg_02", "cfg_03", "cfg_04", "cfg_05", "cfg_06", "cfg_07", "cfg_08", "cfg_10",
     // Security and the environment.
     "sec_01", "sec_03",
@@ -48,7 +50,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
                 and loss (tcp_22) makes it reorder as well",
     ),
     ("tmo_05", "max_lifetime is not supported yet"),
-    ("tmo_08", "accept_proxy is not supported yet"),
 ];
 
 fn case_names() -> BTreeSet<String> {

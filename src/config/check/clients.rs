@@ -11,6 +11,7 @@ pub(super) fn check_clients(listeners: &[Listener], problems: &Problems) {
             ("allow", !listener.allow.is_empty()),
             ("deny", !listener.deny.is_empty()),
             ("max_connections_per_source", listener.per_source.open != 0),
+            ("trusted", !listener.trusted.is_empty()),
             (
                 "connection_rate_per_source",
                 listener.per_source.pace.is_some(),
@@ -23,6 +24,29 @@ pub(super) fn check_clients(listeners: &[Listener], problems: &Problems) {
         for bind in binds.filter(|bind| matches!(bind.value, Bind::Unix(_))) {
             let what = format!("{} has no addresses of clients for `{key}`", bind.value);
             problems.value(bind.at, Wrong::new(what, "put it in a listener of its own"));
+        }
+    }
+}
+
+/// What streams alone begin with is looked for in streams alone.
+pub(super) fn check_first_bytes(listeners: &[Listener], problems: &Problems) {
+    let is_udp = |listener: &&Listener| {
+        let mut binds = listener.bind.iter().flatten();
+        binds.any(|bind| matches!(bind.value, Bind::Udp(_)))
+    };
+    for listener in listeners {
+        let header = &listener.accept_proxy;
+        if is_udp(&listener) {
+            let wrong = |at, key| {
+                let what = format!("`{key}` is for protocol tcp");
+                problems.value(at, Wrong::new(what, "remove it"));
+            };
+            if header.value.is_some() {
+                wrong(header.at, "accept_proxy");
+            }
+            if let Some(route) = listener.routes.first() {
+                wrong(route.at, "route");
+            }
         }
     }
 }

@@ -77,12 +77,15 @@ fn check_clients(model: &Model, pools: &HashMap<&str, Option<Family>>, problems:
         is_wildcard && !bind.v4_twin().is_some_and(|twin| bound.contains(&twin))
     };
     for listener in &model.listeners {
-        let Some(pool) = &listener.pool else { continue };
-        let Some(&backends) = pools.get(pool.value.as_str()) else {
-            continue;
-        };
-        let pool = quoted(&pool.value);
-        for bind in listener.bind.iter().flatten() {
+        let transparent = listener.pools().filter_map(|pool| {
+            let backends = pools.get(pool.value.as_str())?;
+            Some((&pool.value, *backends))
+        });
+        let binds = || listener.bind.iter().flatten();
+        for (pool, backends, bind) in
+            transparent.flat_map(|(pool, backends)| binds().map(move |bind| (pool, backends, bind)))
+        {
+            let pool = quoted(pool);
             let listening = &bind.value;
             let what = match (listening.address(), backends) {
                 (None, _) => {

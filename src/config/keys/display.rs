@@ -33,6 +33,7 @@ impl fmt::Display for Takes {
             Self::Networks => {
                 f.write_str("a list of networks such as \"10.0.0.0/8\" or \"2001:db8::/32\"")
             }
+            Self::Texts(words) => write!(f, "a list of {words}"),
             Self::Table => f.write_str("a table"),
             Self::NotYet(_) => f.write_str("nothing yet"),
         }

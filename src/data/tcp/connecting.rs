@@ -13,7 +13,6 @@ use crate::data::kit::Kit;
 use crate::data::pipes::Parked;
 use crate::data::refuse::Refused;
 use crate::data::request::Request;
-use crate::data::stream::Stream;
 use crate::data::token::{SessionKey, Subject};
 use crate::lb::balance::pick::{Client, Picked};
 use crate::lb::time::Tick;
@@ -23,6 +22,9 @@ use crate::wire::proxy_header::Transport;
 #[derive(Debug)]
 pub(super) struct Attempts {
     client: Client,
+    /// As in its [`Request`].
+    is_named: bool,
+    is_own: bool,
     accepted: Tick,
     /// Places of the backends that failed for this client.
     tried: Vec<u16>,
@@ -55,6 +57,8 @@ impl Session {
             parked: [None, None],
             phase: Phase::Connecting(Box::new(Attempts {
                 client: request.client,
+                is_named: request.is_named,
+                is_own: request.is_own,
                 accepted: request.since,
                 tried: request.tried,
                 since: kit.now,
@@ -94,7 +98,7 @@ impl Session {
             history.on_connected(kit.now);
         }
         if let Phase::Connecting(attempts) = phase
-            && let client = matches!(self.client, Stream::Tcp(_)).then_some(&attempts.client)
+            && let client = (attempts.is_named && !attempts.is_own).then_some(&attempts.client)
             && let Some(header) = self.pool.introduction(Transport::Stream, client)
         {
             let bytes: Box<[u8]> = header.as_bytes().into();
@@ -179,6 +183,9 @@ impl Session {
         Some(Request {
             stream: self.client,
             client: attempts.client,
+            is_named: attempts.is_named,
+            is_own: attempts.is_own,
+            unread: None,
             pool: self.pool,
             admission: self.admission,
             since: attempts.accepted,

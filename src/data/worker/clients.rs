@@ -15,10 +15,16 @@ use crate::lb::balance::pick::Picked;
 use crate::lb::traffic::cause::{Cause, State};
 
 impl Worker {
-    pub(super) fn open(&mut self, request: Request) {
+    pub(super) fn open(&mut self, mut request: Request) {
         self.is_drained = false; // another worker may have given it away while this one drained
         if self.sessions.len() >= SESSIONS_MAX {
             request.stream.reset_on_close();
+            return;
+        }
+        if let Some(listener) = request.unread.take() {
+            let registry = self.poll.registry();
+            self.arrivals
+                .read(request, listener, registry, &mut self.kit);
             return;
         }
         if !request.pool.queue.is_empty() {
@@ -108,7 +114,7 @@ impl Worker {
         }
     }
 
-    /// Serves a connection that another worker accepted, which may have been before the last change.
+    /// Serves a client that was accepted some time ago, maybe by another worker or before the last change.
     pub(super) fn adopt(&mut self, mut request: Request) {
         let listener = request.admission.listener();
         let pool = self.kit.active.pool_now(listener, &request.pool);

@@ -236,7 +236,9 @@ impl Worker {
                 self.on_deadline(session_of(id));
             }
             self.datagrams.expire(&self.kit);
-            self.arrivals.expire(&mut self.kit);
+            for request in self.arrivals.expire(self.poll.registry(), &mut self.kit) {
+                self.adopt(request);
+            }
             self.serve_queues();
             self.look_at_drain();
         }
@@ -308,7 +310,13 @@ impl Worker {
                 let fate = session.on_event(key, (side, ready(event)), registry, &mut self.kit);
                 self.settle(key, fate);
             }
-            Subject::Arrival(key) => self.arrivals.on_event(key, ready(event), &self.kit),
+            Subject::Arrival(key) => {
+                let registry = self.poll.registry();
+                let (arrivals, kit) = (&mut self.arrivals, &mut self.kit);
+                if let Some(request) = arrivals.on_event(key, ready(event), registry, kit) {
+                    self.adopt(request);
+                }
+            }
         }
     }
 

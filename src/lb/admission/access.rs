@@ -40,6 +40,13 @@ impl Prefix {
         self.network
     }
 
+    /// Whether `address` is in it.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let is_of_family = address.is_ipv4() == self.network.is_ipv4();
+        is_of_family && (self.first()..=self.last()).contains(&aligned(address))
+    }
+
     fn first(&self) -> u128 {
         aligned(self.network)
     }

@@ -10,3 +10,4 @@ mod power_of_two;
 mod random;
 mod rendezvous;
 mod round_robin;
+pub mod route;
