@@ -406,6 +406,7 @@ fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
             load_factor: pool.load_factor.value,
             fail_open: pool.fail_open,
             panic_threshold: pool.panic_threshold,
+            slow_start: pool.slow_start,
             outlier: pool.outlier,
         },
         connect_timeout: pool.connect_timeout,

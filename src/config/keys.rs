@@ -291,6 +291,10 @@ pub(super) const POOL: Section = Section {
         row("on_down", Takes::Form("\"keep\", \"reset\" or \"drain:DURATION\""), text("keep"),
             "What happens to the sessions of a backend that goes down"),
         row("fail_open", Takes::Flag, TRUE, "All backends down: use all, rather than refuse"),
+        row("slow_start", Takes::Form("a duration such as \"30s\", or \"\""), text(""),
+            "How long a backend takes to its whole share of new sessions, and to its whole limit, from a \
+            tenth on, when it comes up, when its ejection is over, or when a reload adds it to a pool; \
+            empty = it has both at once"),
         row("panic_threshold", Takes::Share, Default::Is(Value::Fraction(0.0)),
             "The share of the weight of all backends but backups that must be well (up and not \
             ejected): with less, but somebody, all of them are used, until a tenth more than this share \
@@ -318,7 +322,6 @@ pub(super) const POOL: Section = Section {
         later("busy_linger", &[]),
         later("soft_connections", ZERO),
         later("limit_counts", &[Value::Text("open")]),
-        later("slow_start", EMPTY),
         later("sticky", EMPTY),
         later("discover", &[]),
         later("scale", &[]),

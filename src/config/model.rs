@@ -81,6 +81,7 @@ pub(super) struct Pool {
     pub(super) load_factor: Written<f64>,
     pub(super) fail_open: bool,
     pub(super) panic_threshold: f64,
+    pub(super) slow_start: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) retries: u16,
     pub(super) idle_timeout: Duration,
@@ -252,6 +253,9 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
         load_factor: reader.load_factor("load_factor"),
         fail_open: reader.flag("fail_open"),
         panic_threshold: reader.share("panic_threshold"),
+        slow_start: reader
+            .parsed("slow_start", health::slow_start)
+            .map_or(Duration::ZERO, |found| found.value),
         connect_timeout: reader.duration("connect_timeout").value,
         retries: reader.whole("retries"),
         idle_timeout: reader.duration("idle_timeout").value,

@@ -184,6 +184,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         load_factor,
         fail_open,
         panic_threshold,
+        slow_start,
         outlier,
     } = balance;
     let pick = &new.balance;
@@ -202,6 +203,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
     found.plain("fail_open", fail_open, &pick.fail_open);
     let threshold = &pick.panic_threshold;
     found.plain("panic_threshold", panic_threshold, threshold);
+    found.time("slow_start", slow_start, &pick.slow_start);
     found.time("connect_timeout", connect_timeout, &new.connect_timeout);
     found.plain("retries", retries, &new.retries);
     found.time("idle_timeout", idle_timeout, &new.idle_timeout);

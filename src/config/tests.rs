@@ -79,6 +79,7 @@ fn defaults_are_those_of_the_contract() {
                 load_factor: 0.0,
                 fail_open: true,
                 panic_threshold: 0.0,
+                slow_start: Duration::ZERO,
                 outlier: DEFAULT_OUTLIER,
             },
             connect_timeout: seconds(2),

@@ -41,7 +41,7 @@ impl Registry {
     }
 
     /// The pools of `loaded`. Tables are built here, which takes milliseconds per changed pool.
-    pub(super) fn pools(&mut self, loaded: &Loaded) -> Vec<Arc<Pool>> {
+    pub(super) fn pools(&mut self, loaded: &Loaded, now: Tick) -> Vec<Arc<Pool>> {
         let pairs = loaded.plan.pools.iter().zip(&loaded.targets);
         pairs
             .map(|(plan, targets)| match self.pools.get(&plan.name) {
@@ -51,7 +51,7 @@ impl Registry {
                     let members = plan
                         .backends
                         .iter()
-                        .map(|backend| self.member(plan, backend));
+                        .map(|backend| self.member(plan, backend, now));
                     let mut balancer = Balancer::new(plan.balance.clone(), members.collect());
                     if let Some(before) = before {
                         balancer = balancer.in_place_of(&before.balancer);
@@ -194,16 +194,21 @@ impl Registry {
         Arc::clone(entry.or_insert_with(new))
     }
 
-    fn member(&mut self, pool: &plan::Pool, backend: &plan::Backend) -> Member {
+    fn member(&mut self, pool: &plan::Pool, backend: &plan::Backend, now: Tick) -> Member {
         let identity = (pool.name.clone(), backend.name.clone());
         let is_up = match &pool.health {
             Health::None => true,
             Health::Probed(probe) => probe.initial_up,
         };
-        let state = self
-            .backends
-            .entry(identity)
-            .or_insert_with(|| Arc::new(BackendState::new(&pool.name, &backend.name, is_up)));
+        let is_pool_new = !self.pools.contains_key(&pool.name);
+        let new = || {
+            let state = BackendState::new(&pool.name, &backend.name, is_up);
+            if !is_pool_new {
+                state.come_back(now); // the others have work, and this one begins
+            }
+            Arc::new(state)
+        };
+        let state = self.backends.entry(identity).or_insert_with(new);
         Member {
             state: Arc::clone(state),
             weight: backend.weight,

@@ -310,7 +310,9 @@ impl Supervisor {
         writer: Next,
         tasks: &LocalSet,
     ) -> Result<(), Failure> {
-        let (registry, loaded, pools) = build(std::mem::take(&mut self.registry), loaded).await?;
+        let now = Tick::ZERO.after(self.shared.epoch.elapsed());
+        let registry = std::mem::take(&mut self.registry);
+        let (registry, loaded, pools) = build(registry, loaded, now).await?;
         self.registry = registry;
         self.generation += 1;
         let log = self.access_log.log(&writer);
@@ -344,7 +346,6 @@ impl Supervisor {
         for (listener, bind) in news {
             log::info!("listener \"{listener}\" listening on {bind}");
         }
-        let now = Tick::ZERO.after(self.shared.epoch.elapsed());
         self.registry.commit(&loaded.plan, &pools, now);
         self.probers.follow(&pools, &loaded.trust, tasks);
         self.plan = loaded.plan;
@@ -460,9 +461,10 @@ async fn resolve(plan: Plan) -> Result<Loaded, Failure> {
 async fn build(
     mut registry: Registry,
     loaded: Loaded,
+    now: Tick,
 ) -> Result<(Registry, Loaded, Vec<Arc<crate::data::mailbox::Pool>>), Failure> {
     tokio::task::spawn_blocking(move || {
-        let pools = registry.pools(&loaded);
+        let pools = registry.pools(&loaded, now);
         (registry, loaded, pools)
     })
     .await

@@ -19,6 +19,12 @@ pub struct BackendState {
     suspected: AtomicBool,
     /// When it last sent something, in steps of [`PROGRESS_STEP_MS`].
     progress: AtomicU64,
+    /// It has been up before, or its pool has been used without it.
+    is_known: AtomicBool,
+    /// It is back, and has fewer sessions than its share.
+    catches_up: AtomicBool,
+    /// When it came back, in milliseconds; 0 = it was never away.
+    up_since: AtomicU64,
     /// What its traffic says of it.
     pub traffic: Record,
     /// Sessions established since the start.
@@ -41,6 +47,9 @@ impl BackendState {
             up: AtomicBool::new(up),
             suspected: AtomicBool::new(false),
             progress: AtomicU64::new(0),
+            is_known: AtomicBool::new(up),
+            catches_up: AtomicBool::new(false),
+            up_since: AtomicU64::new(0),
             traffic: Record::default(),
             sessions: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
@@ -71,8 +80,40 @@ impl BackendState {
         let is_change = self.up.swap(up, Relaxed) != up;
         if is_change && up {
             self.traffic.on_up(now);
+            if self.is_known.swap(true, Relaxed) {
+                self.come_back(now);
+            }
         }
         is_change
+    }
+
+    /// It has been away, or is new where others have been at work.
+    pub fn come_back(&self, now: Tick) {
+        self.is_known.store(true, Relaxed);
+        self.up_since.store(now.as_ms().max(1), Relaxed);
+        self.catches_up.store(true, Relaxed);
+    }
+
+    /// Since when it is back from where it has been: down, ejected, not there. `None` = it was never
+    /// away.
+    pub fn back_since(&self, now: Tick) -> Option<Tick> {
+        // Another thread's clock may be a little ahead. An ejection that is not over counts for nothing:
+        // who is used all the same is the last one.
+        let up = self.up_since.load(Relaxed).min(now.as_ms());
+        let ejected = self.traffic.ejected_until();
+        let ejected = if ejected <= now { ejected.as_ms() } else { 0 };
+        let since = up.max(ejected);
+        (since > 0).then_some(Tick::from_ms(since))
+    }
+
+    /// Whether it is or has been away, and has not had its share of sessions since then.
+    pub fn catches_up(&self) -> bool {
+        self.catches_up.load(Relaxed)
+    }
+
+    /// Sets whether it is to catch up.
+    pub fn set_catches_up(&self, catches_up: bool) {
+        self.catches_up.store(catches_up, Relaxed);
     }
 
     /// Notes that real traffic failed to connect; true for the first since the last probe, so

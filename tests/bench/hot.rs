@@ -41,6 +41,7 @@ fn settings(policy: Policy) -> Settings {
         load_factor: 0.0,
         fail_open: true,
         panic_threshold: 0.0,
+        slow_start: Duration::ZERO,
         outlier: outlier::Settings {
             consecutive_failures: 5,
             eject_time: Duration::from_secs(30),

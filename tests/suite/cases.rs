@@ -19,8 +19,8 @@ const IDS: &[&str] = &[
     "tmo_01", "tmo_02", "tmo_04", "tmo_05", "tmo_06", "tmo_07", "tmo_08", "tmo_09", "tmo_10",
     // Health.
     "hlt_01", "hlt_02", "hlt_03", "hlt_04", "hlt_05", "hlt_06", "hlt_07", "hlt_08", "hlt_09",
-    "hlt_10", "hlt_12", "hlt_13", "hlt_14", "hlt_15", "hlt_17", "hlt_19", "hlt_20", "hlt_21",
-    "hlt_22", "hlt_23", // Balancing.
+    "hlt_10", "hlt_12", "hlt_13", "hlt_14", "hlt_15", "hlt_16", "hlt_17", "hlt_19", "hlt_20",
+    "hlt_21", "hlt_22", "hlt_23", // Balancing.
     "bal_01", "bal_02", "bal_03", "bal_04", "bal_06", "bal_07", "bal_08", "bal_09", "bal_10",
     "bal_11", "bal_12", "bal_13", "bal_14", "bal_16", // Reload, drain, signals.
     "rld_01", "rld_02", "rld_03", "rld_04", "rld_05", "rld_06", "rld_07", "rld_08", "rld_09",

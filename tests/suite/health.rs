@@ -10,6 +10,7 @@ mod introduced;
 mod panicking;
 mod passive;
 mod progress;
+mod returning;
 mod shared;
 mod tls;
 

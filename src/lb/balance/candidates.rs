@@ -1,6 +1,9 @@
 //! The members an algorithm may choose from, as they stand now.
 
+use std::time::Duration;
+
 use super::pick::Member;
+use crate::lb::health::slow_start::{self, WHOLE};
 use crate::lb::time::Tick;
 
 /// Who counts as available.
@@ -25,6 +28,12 @@ pub(super) struct Candidates<'a> {
     pub(super) tried: &'a [u16],
     pub(super) standard: Standard,
     pub(super) now: Tick,
+    /// How long a member takes to its whole share when it has come back; 0 = no time.
+    pub(super) slow_start: Duration,
+    /// Says which of the members that have come back are passed over; `None` = none.
+    pub(super) ticket: Option<u64>,
+    /// The one with less open is preferred, so that one that has come back gets twice its share.
+    pub(super) compares: bool,
 }
 
 impl Candidates<'_> {
@@ -45,7 +54,7 @@ impl Candidates<'_> {
 
     /// Whether the `nth` member can take this client now.
     pub(super) fn is_eligible(&self, nth: usize) -> bool {
-        self.is_available(nth) && !self.is_tried(nth) && !self.is_full(nth)
+        self.is_available(nth) && !self.is_tried(nth) && !self.is_full(nth) && self.is_admitted(nth)
     }
 
     pub(super) fn is_tried(&self, nth: usize) -> bool {
@@ -61,7 +70,58 @@ impl Candidates<'_> {
     }
 
     fn is_full(&self, nth: usize) -> bool {
-        let member = self.member(nth);
-        member.max_connections != 0 && member.state.open() >= member.max_connections
+        let limit = self.limit(nth);
+        limit != 0 && self.member(nth).state.open() >= limit
+    }
+
+    /// How many sessions the `nth` member may have open now; 0 = any number.
+    pub(super) fn limit(&self, nth: usize) -> u32 {
+        slow_start::limit(self.member(nth).max_connections, self.part(nth))
+    }
+
+    /// The weight of the `nth` member now, in thousandths.
+    pub(super) fn weight(&self, nth: usize) -> u32 {
+        u32::from(self.member(nth).weight) * self.part(nth)
+    }
+
+    /// The weight of all that are available.
+    pub(super) fn weight_available(&self) -> u64 {
+        let available = (0..self.tier.len()).filter(|&nth| self.is_available(nth));
+        available.map(|nth| u64::from(self.weight(nth))).sum()
+    }
+
+    /// Whether the `nth` member has come back and has not had its share of sessions since then.
+    pub(super) fn catches_up(&self, nth: usize) -> bool {
+        !self.slow_start.is_zero() && self.member(nth).state.catches_up()
+    }
+
+    /// The `nth` member has no less open than another one; so it has caught up, once its share is whole.
+    pub(super) fn has_caught_up(&self, nth: usize) {
+        if self.part(nth) == WHOLE {
+            self.member(nth).state.set_catches_up(false);
+        }
+    }
+
+    /// The part of its share that the `nth` member gets now, in thousandths.
+    fn part(&self, nth: usize) -> u32 {
+        if self.slow_start.is_zero() {
+            return WHOLE;
+        }
+        let since = self.member(nth).state.back_since(self.now);
+        since.map_or(WHOLE, |since| {
+            slow_start::part(self.slow_start, since, self.now)
+        })
+    }
+
+    /// Whether the `nth` member is not passed over because it has come back.
+    fn is_admitted(&self, nth: usize) -> bool {
+        let Some(ticket) = self.ticket else {
+            return true;
+        };
+        let mut part = self.part(nth);
+        if self.compares && self.catches_up(nth) {
+            part = part * 3 / 4; // one and a half times its share
+        }
+        slow_start::admits(part, ticket, self.tier[nth])
     }
 }

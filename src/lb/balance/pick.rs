@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::candidates::{Candidates, Standard};
 use super::key::{self, KeyPart};
@@ -50,6 +51,8 @@ pub struct Settings {
     pub fail_open: bool,
     /// The share of the primaries' weight that must be well, or all of them are used; 0 = none.
     pub panic_threshold: f64,
+    /// How long a backend that has come back takes to its whole share and limit; 0 = no time.
+    pub slow_start: Duration,
     /// When a backend is ejected on which traffic fails.
     pub outlier: outlier::Settings,
 }
@@ -221,6 +224,7 @@ impl Balancer {
             Policy::Hash | Policy::Rendezvous => key::hash(&self.settings.hash_key, client),
             _ => 0,
         };
+        let ticket = self.ticket(key, rng);
         let mut refusal = Refusal::NoneAvailable;
         let tiers = [&self.primaries, &self.backups];
         let rounds = [
@@ -235,14 +239,21 @@ impl Balancer {
                 break;
             }
             for tier in *tiers {
-                let candidates = Candidates {
+                let mut candidates = Candidates {
                     members: &self.members,
                     tier: &tier.members,
                     tried,
                     standard: *standard,
                     now,
+                    slow_start: self.settings.slow_start,
+                    ticket,
+                    compares: self.settings.policy == Policy::PowerOfTwo,
                 };
-                if let Some(picked) = self.pick_from(tier, &candidates, key, rng) {
+                let mut picked = self.pick_from(tier, &candidates, key, rng);
+                if picked.is_none() && candidates.ticket.take().is_some() {
+                    picked = self.pick_from(tier, &candidates, key, rng); // there is nobody else
+                }
+                if let Some(picked) = picked {
                     return Ok(picked);
                 }
                 match standing(&candidates) {
@@ -253,6 +264,21 @@ impl Balancer {
             }
         }
         Err(refusal)
+    }
+
+    /// What says who is passed over for a client because it has come back: by its hash always the same.
+    /// Where the least loaded is chosen, another way is gone.
+    fn ticket(&self, key: u64, rng: &mut Rng) -> Option<u64> {
+        if self.settings.slow_start.is_zero() {
+            return None;
+        }
+        match self.settings.policy {
+            Policy::LeastConnections => None,
+            Policy::Hash | Policy::Rendezvous => Some(key),
+            Policy::RoundRobin | Policy::PowerOfTwo | Policy::Random | Policy::First => {
+                Some(rng.next_u64())
+            }
+        }
     }
 
     /// Where a choice begins: in panic, as long as somebody is well; or with those who are well; or,
@@ -282,6 +308,9 @@ impl Balancer {
         };
         let settings = &self.settings.outlier;
         let ejection = backend.traffic.on_failure(settings, now, is_allowed);
+        if ejection.is_some() {
+            backend.set_catches_up(true);
+        }
         if is_ours {
             self.is_ejecting.store(false, Ordering::Release);
         }
@@ -334,7 +363,7 @@ impl Tier {
             Policy::Hash => Algorithm::Hash(Maglev::new(&names, &weights)),
             Policy::Rendezvous => Algorithm::Rendezvous(Names::new(names.into_iter())),
             Policy::RoundRobin => Algorithm::RoundRobin(RoundRobin::new(&weights)),
-            Policy::LeastConnections => Algorithm::LeastConnections(Rotation::default()),
+            Policy::LeastConnections => Algorithm::LeastConnections(Rotation::new(members.len())),
             Policy::PowerOfTwo => Algorithm::PowerOfTwo(cumulative()),
             Policy::Random => Algorithm::Random(cumulative()),
             Policy::First => Algorithm::First,
@@ -385,11 +414,11 @@ fn bounded(
     for nth in (0..candidates.tier.len()).filter(|&nth| candidates.is_available(nth)) {
         let member = candidates.member(nth);
         open += f64::from(member.state.open());
-        weight += f64::from(member.weight);
+        weight += f64::from(candidates.weight(nth));
     }
     let is_within = |nth: usize| {
         let member = candidates.member(nth);
-        let bound = (factor * open * f64::from(member.weight) / weight).ceil();
+        let bound = (factor * open * f64::from(candidates.weight(nth)) / weight).ceil();
         f64::from(member.state.open()) + 1.0 <= bound
     };
     choose(&is_within).or_else(|| choose(&|_| true))
@@ -397,7 +426,7 @@ fn bounded(
 
 fn reserve(candidates: &Candidates<'_>, nth: usize) -> Option<Picked> {
     let member = candidates.member(nth);
-    let lease = member.state.reserve(member.max_connections)?;
+    let lease = member.state.reserve(candidates.limit(nth))?;
     Some(Picked {
         index: candidates.tier[nth],
         lease,

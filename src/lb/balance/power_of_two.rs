@@ -1,6 +1,8 @@
 //! The power of two choices (Mitzenmacher 2001): of two distinct members drawn by weight the one with
 //! less open per weight. O(log n), and no herd runs to a backend that has just come up.
 
+use std::cmp::Ordering;
+
 use super::candidates::Candidates;
 use super::least::by_load;
 use super::random::Weights;
@@ -23,6 +25,15 @@ pub(super) fn choose(
         point += own.end - own.start;
     }
     let second = weights.owner(point);
-    let is_better = candidates.is_eligible(second) && by_load(candidates, second, first).is_lt();
-    Some(if is_better { second } else { first })
+    if !candidates.is_eligible(second) {
+        return Some(first);
+    }
+    let (chosen, other) = match by_load(candidates, second, first) {
+        Ordering::Less => (second, first),
+        Ordering::Equal | Ordering::Greater => (first, second),
+    };
+    if candidates.catches_up(other) && !candidates.catches_up(chosen) {
+        candidates.has_caught_up(other);
+    }
+    Some(chosen)
 }

@@ -5,3 +5,4 @@ pub mod finding;
 pub mod outlier;
 pub mod panic;
 pub mod schedule;
+pub mod slow_start;

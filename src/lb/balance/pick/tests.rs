@@ -2,6 +2,7 @@
 
 mod ejection;
 mod panic;
+mod returning;
 mod rules;
 
 use std::time::Duration;
@@ -27,6 +28,7 @@ fn settings(policy: Policy) -> Settings {
         load_factor: 0.0,
         fail_open: true,
         panic_threshold: 0.0,
+        slow_start: Duration::ZERO,
         outlier: outlier::Settings {
             consecutive_failures: 3,
             eject_time: Duration::from_secs(30),

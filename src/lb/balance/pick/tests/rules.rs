@@ -12,17 +12,21 @@ proptest! {
         policy in proptest::sample::select(&POLICIES[..]),
         load_factor in prop_oneof![Just(0.0), 1.05..2.0f64],
         rows in proptest::collection::vec(
-            (0..4u16, 0..3u32, 0..3u32, 0..3u8, any::<bool>(), any::<bool>()), 1..12,
+            (0..4u16, 0..13u32, 0..3u32, 0..3u8, any::<bool>(), any::<bool>(), any::<bool>()), 1..12,
         ),
         fail_open: bool,
+        slow_start in 0..2u64,
         seed: u64,
     ) {
         let mut held = Vec::new();
         let mut tried = Vec::new();
         let mut members = Vec::new();
         let now = Tick::from_ms(1);
-        for (index, &(weight, limit, open, health, backup, is_tried)) in (0u16..).zip(&rows) {
+        for (index, &(weight, limit, open, health, backup, is_tried, is_back)) in (0u16..).zip(&rows) {
             let state = Arc::new(BackendState::new("pool", &format!("b{index}"), health > 0));
+            if is_back {
+                state.come_back(now);
+            }
             if health == 1 {
                 let at_once = outlier::Settings { consecutive_failures: 1, ..settings(policy).outlier };
                 state.traffic.on_failure(&at_once, now, || true);
@@ -33,7 +37,9 @@ proptest! {
                 tried.push(index);
             }
         }
-        let settings = Settings { load_factor, fail_open, ..settings(policy) };
+        let is_slow = slow_start > 0;
+        let slow_start = Duration::from_secs(slow_start);
+        let settings = Settings { load_factor, fail_open, slow_start, ..settings(policy) };
         let balancer = Balancer::new(settings, members);
         let all = balancer.members();
         let is = |index: u16, standard| match standard {
@@ -47,9 +53,14 @@ proptest! {
             })
         };
         let untried = |index: u16| !tried.contains(&index);
+        // Of who is back, a tenth.
+        let limit = |index: u16| {
+            let (limit, is_back) = (rows[usize::from(index)].1, rows[usize::from(index)].6);
+            if is_slow && is_back { limit.div_ceil(10) } else { limit }
+        };
         let takes = |index: u16| {
             let m = &all[usize::from(index)];
-            untried(index) && (m.max_connections == 0 || m.state.open() < m.max_connections)
+            untried(index) && (m.max_connections == 0 || m.state.open() < limit(index))
         };
         // The first tier that has somebody well and untried decides, then the first that has somebody
         // up; without anybody up, fail_open.
@@ -72,7 +83,7 @@ proptest! {
                 let m = &all[usize::from(picked.index)];
                 prop_assert!(m.weight > 0 && m.backup == backup && untried(picked.index));
                 prop_assert!(is(picked.index, standard));
-                prop_assert!(m.max_connections == 0 || m.state.open() <= m.max_connections);
+                prop_assert!(m.max_connections == 0 || m.state.open() <= limit(picked.index));
             }
             (Ok(_), None) => prop_assert!(false, "picked although nobody may be"),
             (Err(refusal), Some((backup, standard))) => {
