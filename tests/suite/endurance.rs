@@ -2,6 +2,8 @@
 
 mod broken;
 mod churn;
+mod kills;
+mod matrix;
 mod system_calls;
 
 use std::io::{self, Read as _, Write as _};

@@ -15,14 +15,14 @@ mod send_expect;
 mod tls;
 mod udp;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::task::{JoinHandle, LocalSet};
 
 use self::look::Sight;
@@ -32,7 +32,7 @@ use crate::config::plan::{self, Address, Health, Probe, ProbeKind, SendProxy};
 use crate::data::mailbox::{Mailbox, Pool};
 use crate::lb::backend::BackendState;
 use crate::lb::health::finding::Finding;
-use crate::lb::health::schedule::{Intervals, first_delay, next_delay};
+use crate::lb::health::schedule::{Intervals, Pace, first_delay, next_delay};
 use crate::lb::rng::Rng;
 use crate::lb::time::Tick;
 use crate::sys::socket::Target;
@@ -51,7 +51,10 @@ type Identity = (String, String);
 /// What every prober needs.
 #[derive(Clone, Debug)]
 struct Tools {
-    slots: Arc<Semaphore>,
+    slots: Rc<Semaphore>,
+    slots_max: u32,
+    /// Of the probes that had to wait for a slot.
+    pace: Rc<Cell<Pace>>,
     workers: Arc<Vec<Mailbox>>,
     /// What time is counted from.
     epoch: Instant,
@@ -85,7 +88,9 @@ impl Probers {
             running: HashMap::new(),
             watches: HashMap::new(),
             tools: Tools {
-                slots: Arc::new(Semaphore::new(slots as usize)),
+                slots: Rc::new(Semaphore::new(slots as usize)),
+                slots_max: slots,
+                pace: Rc::default(),
                 workers,
                 epoch,
                 rng: Rng::new(seed),
@@ -206,6 +211,19 @@ impl Wanted {
 }
 
 impl Tools {
+    /// Waits for the turn of a probe that may go on for `timeout`.
+    async fn turn(&self, timeout: Duration) -> Option<SemaphorePermit<'_>> {
+        if let Ok(slot) = self.slots.try_acquire() {
+            return Some(slot);
+        }
+        let slot = self.slots.acquire().await;
+        let mut pace = self.pace.get();
+        let wait = pace.wait(self.epoch.elapsed(), timeout, self.slots_max);
+        self.pace.set(pace);
+        tokio::time::sleep(wait).await;
+        slot.ok() // it is never closed
+    }
+
     fn now(&self) -> Tick {
         Tick::ZERO.after(self.epoch.elapsed())
     }
@@ -230,7 +248,7 @@ impl Watch {
                 () = tokio::time::sleep(delay) => {}
                 () = self.early.notified() => {}
             }
-            let slot = tools.slots.acquire().await;
+            let slot = tools.turn(self.sight.probe.timeout).await;
             let began = Instant::now();
             let began_at = tools.now();
             let seen = self.sight.look().await;

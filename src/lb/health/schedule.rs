@@ -51,6 +51,23 @@ pub fn first_delay(interval: Duration, index: usize, count: usize, rng: &mut Rng
     share * place + share.mul_f64(rng.unit())
 }
 
+/// Spreads probes that had to wait for others to end: these would begin as they end, all in the
+/// moments in which the first ones timed out, and then again and again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// When the next may begin, since the same epoch as `now`.
+    next: Duration,
+}
+
+impl Pace {
+    /// How long a probe has to wait yet that may go on for `timeout`, one of `slots` at once.
+    pub fn wait(&mut self, now: Duration, timeout: Duration, slots: u32) -> Duration {
+        let at = self.next.max(now);
+        self.next = at + timeout / slots.max(1);
+        at - now
+    }
+}
+
 /// The share of an interval by which it varies.
 const JITTER: f64 = 0.1;
 
@@ -80,6 +97,43 @@ mod tests {
             let peak = per_100_ms.iter().max().expect("not empty");
             assert!(*peak <= 2 * 100, "seed {seed}: {per_100_ms:?}");
         }
+    }
+
+    /// A thousand backends that swallow every probe need 500 slots at once, and have 256.
+    #[test]
+    fn probes_that_wait_for_each_other_are_spread_as_well() {
+        let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
+        let intervals = Intervals {
+            settled: interval,
+            changing: interval,
+            down: interval,
+        };
+        let counter = Counter::new(2, 3, false);
+        let mut rng = Rng::new(1);
+        let mut due: Vec<Duration> = (0..1_000)
+            .map(|index| first_delay(interval, index, 1_000, &mut rng))
+            .collect();
+        let mut free = vec![Duration::ZERO; 256];
+        let mut pace = Pace::default();
+        let mut per_100_ms = [0u32; 200];
+        loop {
+            due.sort_unstable();
+            free.sort_unstable();
+            let (at, slot) = (due[0], free[0]);
+            let begun = match slot > at {
+                true => slot + pace.wait(slot, timeout, 256),
+                false => at,
+            };
+            let Some(count) = per_100_ms.get_mut(begun.as_millis() as usize / 100) else {
+                break;
+            };
+            *count += 1;
+            free[0] = begun + timeout;
+            due[0] = begun + timeout + next_delay(&intervals, [&counter], &mut rng);
+        }
+        let later = &per_100_ms[20..];
+        let (peak, sum) = (later.iter().max().expect("some"), later.iter().sum::<u32>());
+        assert!(u64::from(*peak) * 180 * 2 <= u64::from(sum) * 3, "{per_100_ms:?}");
     }
 
     #[test]

@@ -62,7 +62,20 @@ impl Proxy {
 
     /// Runs any command that becomes a proxy, and waits until it serves.
     #[track_caller]
-    pub fn start_command(mut command: Command, folder: Folder) -> Self {
+    pub fn start_command(command: Command, folder: Folder) -> Self {
+        let mut proxy = Self::launch(command, folder);
+        assert!(
+            proxy.is_alive(),
+            "it ended:\n{}",
+            proxy.log.lines().join("\n")
+        );
+        proxy.rebase();
+        proxy
+    }
+
+    /// The same, for one that may end instead.
+    #[track_caller]
+    pub fn launch(mut command: Command, folder: Folder) -> Self {
         command.stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary was built");
         let (log, collector) = Log::collect(child.stderr.take().expect("piped"));
@@ -78,12 +91,6 @@ impl Proxy {
         until("the proxy serves or has ended", || {
             proxy.log.has("serving: generation 1 in force") || !proxy.is_alive()
         });
-        assert!(
-            proxy.is_alive(),
-            "it ended:\n{}",
-            proxy.log.lines().join("\n")
-        );
-        proxy.rebase();
         proxy
     }
 
@@ -258,12 +265,19 @@ impl Proxy {
         };
         let bad: Vec<&String> = lines.iter().filter(is_bad).collect();
         assert!(bad.is_empty(), "unexpected in the log: {bad:#?}");
+        self.check_no_panic();
+        Totals::read(&lines)
+    }
+
+    /// Fails if a thread has panicked.
+    #[track_caller]
+    pub fn check_no_panic(&self) {
+        let lines = self.log.lines();
         assert!(
             !lines.iter().any(|line| line.contains("panicked")),
             "{}",
             lines.join("\n")
         );
-        Totals::read(&lines)
     }
 }
 
