@@ -185,7 +185,7 @@ fn settings_that_are_written_arrive() {
     assert_eq!(one.balance.load_factor, 10.0);
     assert!(!one.balance.fail_open);
     assert_eq!(one.on_down, OnDown::Drain(Duration::from_millis(1 << 32)));
-    assert_eq!(one.refuse, Refuse::Close);
+    assert_eq!(one.refuse, Refuse::Bytes(b"busy\r\n".to_vec()));
     assert_eq!(one.backends[0].max_connections, 3, "its own");
     assert_eq!(
         one.backends[1].max_connections, 0,
