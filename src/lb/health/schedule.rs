@@ -133,7 +133,10 @@ mod tests {
         }
         let later = &per_100_ms[20..];
         let (peak, sum) = (later.iter().max().expect("some"), later.iter().sum::<u32>());
-        assert!(u64::from(*peak) * 180 * 2 <= u64::from(sum) * 3, "{per_100_ms:?}");
+        assert!(
+            u64::from(*peak) * 180 * 2 <= u64::from(sum) * 3,
+            "{per_100_ms:?}"
+        );
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Backends {
     fn config(&self, folder: &Path, number: usize) -> Config {
         let axis = Axis {
             splice: ["auto", "always", "off"][number % 3],
-            workers: if number % 2 == 0 { 1 } else { 2 },
+            workers: if number.is_multiple_of(2) { 1 } else { 2 },
             ..Axis::PLAIN
         };
         let path = folder.join("access.log");
