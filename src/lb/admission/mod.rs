@@ -4,3 +4,4 @@ pub mod access;
 pub mod budget;
 pub mod rate;
 pub mod source;
+pub mod sticky;
