@@ -5,3 +5,4 @@ pub mod budget;
 pub mod queue;
 pub mod rate;
 pub mod source;
+pub mod sticky;
