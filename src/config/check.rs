@@ -416,6 +416,7 @@ fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
         on_down: pool.on_down,
         refuse: pool.refuse,
         queue: pool.queue,
+        sticky: pool.sticky,
         send_proxy: pool.send_proxy.value,
         source: pool.source,
         health: health::plan(pool.health, is_udp_only),

@@ -24,6 +24,8 @@ pub(super) const MAX_RETRIES: u64 = 100;
 pub(super) const MAX_STREAK: u64 = 1000;
 /// Loads beyond ten times a backend's fair share are no bound.
 pub(super) const MAX_LOAD_FACTOR: f64 = 10.0;
+/// A table of more keys takes gigabytes.
+const MAX_ENTRIES: u64 = 10_000_000;
 /// The largest limit on connections.
 const MAX_CONNECTIONS: u64 = u32::MAX as u64;
 
@@ -121,7 +123,7 @@ impl Section {
 }
 
 /// Every section, in the order of the reference.
-pub(super) const SECTIONS: [&Section; 12] = [
+pub(super) const SECTIONS: [&Section; 13] = [
     &ROOT,
     &GLOBAL,
     &ACCESS_LOG,
@@ -129,6 +131,7 @@ pub(super) const SECTIONS: [&Section; 12] = [
     &PREREAD,
     &ROUTE,
     &POOL,
+    &STICKY,
     &QUEUE,
     &HEALTH,
     &OUTLIER,
@@ -302,6 +305,7 @@ pub(super) const POOL: Section = Section {
         row("refuse", Takes::Form("\"reset\", \"close\" or \"bytes:TEXT\""), text("reset"),
             "What a refused client gets: a reset; an end; these bytes and an end. TEXT may stand in quotes \
             of its own, and is then read like a string of TOML"),
+        row("sticky", Takes::Table, Default::Told("off"), "Clients that stay on a backend"),
         row("queue", Takes::Table, Default::Told("defaults"), "Where clients wait for a free backend"),
         row("send_proxy", word(&["off", "v1", "v2"], &[]), text("off"),
             "Tell backends who their client is: a PROXY header at the start of each stream; v2 also \
@@ -322,9 +326,21 @@ pub(super) const POOL: Section = Section {
         later("busy_linger", &[]),
         later("soft_connections", ZERO),
         later("limit_counts", &[Value::Text("open")]),
-        later("sticky", EMPTY),
         later("discover", &[]),
         later("scale", &[]),
+    ],
+};
+
+#[rustfmt::skip]
+pub(super) const STICKY: Section = Section {
+    header: "[pool.NAME.sticky]",
+    rows: &[
+        row("key", Takes::Texts("parts of a key such as \"source_ip\", as in `hash_key`"), NO_TEXTS,
+            "What a client is known by: it stays on the backend that `balance` has chosen for it first, as \
+            long as that takes clients; [] = nobody stays"),
+        row("ttl", TIME, text("10m"), "For how long after its last session or flow began"),
+        row("max_entries", Takes::Whole(1, MAX_ENTRIES), whole(100_000),
+            "Keys that are remembered; beyond them, the one that was used longest ago is forgotten"),
     ],
 };
 

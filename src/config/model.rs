@@ -3,12 +3,13 @@
 
 mod first_bytes;
 mod health;
+mod refusal;
 
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 pub(super) use self::health::{Health, HealthKind, step_of};
 
@@ -17,7 +18,7 @@ use super::error::{Problems, Wrong};
 use super::keys::{self, Takes, quoted};
 use super::plan::{
     AccessLog, Address, Bind, Global, LogFormat, OnDown, Output, Preread, Queue, Refuse, SendProxy,
-    Source, Splice, Udp,
+    Source, Splice, Sticky, Udp,
 };
 use super::reader::{Reader, Written, match_word, not_yet};
 use super::units::{self, MIN_DURATION};
@@ -35,10 +36,6 @@ use crate::wire::quic::{SERVER_ID_MAX, ServerId};
 /// The longest name of a listener, pool or backend, in bytes: it is repeated in every log line
 /// and metric.
 pub(super) const MAX_NAME: usize = 128;
-
-/// The longest answer to a refused client, in bytes: it fits the buffer of every socket, so that nobody
-/// has to wait until it is taken.
-const MAX_REFUSAL: usize = 2048;
 
 /// A file as it was written.
 #[derive(Debug)]
@@ -90,6 +87,7 @@ pub(super) struct Pool {
     pub(super) on_down: OnDown,
     pub(super) refuse: Refuse,
     pub(super) queue: Queue,
+    pub(super) sticky: Option<Sticky>,
     pub(super) send_proxy: Written<SendProxy>,
     pub(super) source: Source,
     pub(super) health: Health,
@@ -265,9 +263,10 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
             .parsed("on_down", on_down)
             .map_or(OnDown::Keep, |found| found.value),
         refuse: reader
-            .parsed("refuse", refuse)
+            .parsed("refuse", refusal::refuse)
             .map_or(Refuse::Reset, |found| found.value),
         queue: queue(&reader.table("queue", &keys::QUEUE)),
+        sticky: sticky(&reader.table("sticky", &keys::STICKY)),
         send_proxy: Written {
             value: match send_proxy.value {
                 "v1" => SendProxy::V1,
@@ -286,6 +285,17 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
         amplification_at: flows.place("amplification_limit"),
         backends: backends.iter().map(backend).collect(),
     }
+}
+
+/// Nothing is sticky without a key.
+fn sticky(reader: &Reader<'_>) -> Option<Sticky> {
+    let parts = reader.each("key", key_part).expect("the row has a default");
+    let sticky = Sticky {
+        key: parts.value.into_iter().map(|part| part.value).collect(),
+        ttl: reader.duration("ttl").value,
+        max_entries: reader.whole("max_entries"),
+    };
+    (!sticky.key.is_empty()).then_some(sticky)
 }
 
 fn queue(reader: &Reader<'_>) -> Queue {
@@ -452,53 +462,5 @@ fn source(text: &str) -> Result<Source, Wrong> {
             wrong("is on every interface of this host")
         }
         Ok(address) => Ok(Source::Address(address)),
-    }
-}
-
-fn refuse(text: &str) -> Result<Refuse, Wrong> {
-    if let Some(bytes) = text.strip_prefix("bytes:") {
-        return refusal(bytes).map(Refuse::Bytes);
-    }
-    match match_word(text, &["reset", "close"], &[]) {
-        Ok("close") => Ok(Refuse::Close),
-        Ok(_) => Ok(Refuse::Reset),
-        Err(wrong) => Err(wrong.unwrap_or_else(|| {
-            let what = format!("`refuse` is {}", quoted(text));
-            Wrong::new(what, "write \"reset\", \"close\" or \"bytes:TEXT\"")
-        })),
-    }
-}
-
-/// What a refused client is told: as it stands, or in quotes with the escapes of a string in TOML.
-fn refusal(text: &str) -> Result<Vec<u8>, Wrong> {
-    let is_quoted = text.starts_with('"');
-    let told = if is_quoted {
-        unquoted(text)
-    } else {
-        Some(text.to_owned())
-    };
-    match told {
-        Some(told) if (1..=MAX_REFUSAL).contains(&told.len()) => Ok(told.into()),
-        Some(told) => {
-            let what = format!("{} bytes for a refused client", told.len());
-            Err(Wrong::new(what, format!("write 1 to {MAX_REFUSAL} bytes")))
-        }
-        None => {
-            let what = format!("{} is no text in quotes", quoted(text));
-            Err(Wrong::new(
-                what,
-                "write it as a string of TOML, or without quotes",
-            ))
-        }
-    }
-}
-
-/// The string that a text is in TOML, if it is one and nothing else.
-fn unquoted(text: &str) -> Option<String> {
-    let line = format!("told = {text}");
-    let table = DeTable::parse(&line).ok()?;
-    match table.get_ref().iter().next()?.1.get_ref() {
-        DeValue::String(told) if table.get_ref().len() == 1 => Some(told.to_string()),
-        _ => None,
     }
 }

@@ -12,6 +12,7 @@ pub use self::probe::{ANSWER_MAX, Expected, Health, Http, Pattern, Probe, ProbeK
 use crate::lb::admission::access::Prefix;
 use crate::lb::admission::queue;
 use crate::lb::admission::source::Limits;
+use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick;
 use crate::lb::balance::route::Rule;
 use crate::lb::traffic::flow::Rules;
@@ -212,6 +213,8 @@ pub struct Pool {
     pub refuse: Refuse,
     /// Where clients wait while every backend is full.
     pub queue: Queue,
+    /// Clients that stay where they were before; `None` = none.
+    pub sticky: Option<Sticky>,
     /// Whether backends are told who their client is.
     pub send_proxy: SendProxy,
     /// Where its connections come from.
@@ -246,6 +249,17 @@ pub enum OnDown {
     Reset,
     /// They are reset after this time, unless the backend is back by then.
     Drain(Duration),
+}
+
+/// Clients that stay on a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sticky {
+    /// What a client is known by; not empty.
+    pub key: Vec<KeyPart>,
+    /// For how long after its last session began.
+    pub ttl: Duration,
+    /// How many are remembered.
+    pub max_entries: u32,
 }
 
 /// What a refused client gets.

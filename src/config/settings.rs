@@ -9,7 +9,7 @@ use super::diff::Setting;
 use super::keys::quoted;
 use super::plan::{
     Backend, Global, Listener, LogFormat, OnDown, Pool, Preread, Queue, Refuse, Route, SendProxy,
-    Source, Splice, Udp,
+    Source, Splice, Sticky, Udp,
 };
 use super::units::show;
 use crate::lb::admission::queue;
@@ -171,6 +171,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         on_down,
         refuse,
         queue,
+        sticky,
         send_proxy,
         source,
         health,
@@ -178,32 +179,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         backends,
     } = old;
     let mut found = Differing::default();
-    let pick::Settings {
-        policy,
-        hash_key,
-        load_factor,
-        fail_open,
-        panic_threshold,
-        slow_start,
-        outlier,
-    } = balance;
-    let pick = &new.balance;
-    found.compare("balance", policy, &pick.policy, |policy| {
-        policy_word(*policy).to_owned()
-    });
-    found.compare("hash_key", hash_key, &pick.hash_key, |parts| {
-        list(
-            &parts
-                .iter()
-                .map(|part| key_part_word(*part))
-                .collect::<Vec<_>>(),
-        )
-    });
-    found.plain("load_factor", load_factor, &pick.load_factor);
-    found.plain("fail_open", fail_open, &pick.fail_open);
-    let threshold = &pick.panic_threshold;
-    found.plain("panic_threshold", panic_threshold, threshold);
-    found.time("slow_start", slow_start, &pick.slow_start);
+    balance_settings(balance, &new.balance, &mut found);
     found.time("connect_timeout", connect_timeout, &new.connect_timeout);
     found.plain("retries", retries, &new.retries);
     found.time("idle_timeout", idle_timeout, &new.idle_timeout);
@@ -219,6 +195,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         Refuse::Bytes(bytes) => format!("bytes:{}", quoted(&String::from_utf8_lossy(bytes))),
     });
     queue_settings(queue, &new.queue, &mut found);
+    sticky_settings(sticky, &new.sticky, &mut found);
     let send_proxy_word = |send_proxy: &SendProxy| match send_proxy {
         SendProxy::Off => "off".to_owned(),
         SendProxy::V1 => "v1".to_owned(),
@@ -227,7 +204,6 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
     found.compare("send_proxy", send_proxy, &new.send_proxy, send_proxy_word);
     found.compare("source", source, &new.source, source_word);
     health::compare(health, &new.health, &mut found);
-    health::compare_outlier(outlier, &pick.outlier, &mut found);
     udp_settings(udp, &new.udp, &mut found);
     order(backends, &new.backends, &mut found);
     found.0
@@ -249,6 +225,49 @@ pub(super) fn backend(old: &Backend, new: &Backend) -> Vec<Setting> {
     found.plain("backup", backup, &new.backup);
     found.compare("server_id", server_id, &new.server_id, text_or_empty);
     found.0
+}
+
+fn balance_settings(old: &pick::Settings, new: &pick::Settings, found: &mut Differing) {
+    let pick::Settings {
+        policy,
+        hash_key,
+        load_factor,
+        fail_open,
+        panic_threshold,
+        slow_start,
+        outlier,
+    } = old;
+    found.compare("balance", policy, &new.policy, |policy| {
+        policy_word(*policy).to_owned()
+    });
+    found.compare("hash_key", hash_key, &new.hash_key, |parts| {
+        list(
+            &parts
+                .iter()
+                .map(|part| key_part_word(*part))
+                .collect::<Vec<_>>(),
+        )
+    });
+    found.plain("load_factor", load_factor, &new.load_factor);
+    found.plain("fail_open", fail_open, &new.fail_open);
+    let threshold = &new.panic_threshold;
+    found.plain("panic_threshold", panic_threshold, threshold);
+    found.time("slow_start", slow_start, &new.slow_start);
+    health::compare_outlier(outlier, &new.outlier, found);
+}
+
+fn sticky_settings(old: &Option<Sticky>, new: &Option<Sticky>, found: &mut Differing) {
+    found.compare("sticky", old, new, |sticky| match sticky {
+        None => "off".to_owned(),
+        Some(Sticky {
+            key,
+            ttl,
+            max_entries,
+        }) => {
+            let key: Vec<_> = key.iter().map(|part| key_part_word(*part)).collect();
+            format!("{} for {}, {max_entries} at most", list(&key), show(*ttl))
+        }
+    });
 }
 
 fn queue_settings(old: &Queue, new: &Queue, found: &mut Differing) {

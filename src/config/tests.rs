@@ -89,6 +89,7 @@ fn defaults_are_those_of_the_contract() {
             on_down: OnDown::Keep,
             refuse: Refuse::Reset,
             queue: default_queue(),
+            sticky: None,
             send_proxy: SendProxy::Off,
             source: Source::Any,
             health: Health::Probed(Probe {

@@ -11,7 +11,7 @@ use super::loader::Loaded;
 use crate::config::plan::{self, Health};
 use crate::data::mailbox::{
     AccessLog, Active, Barred, Dropped, Left, Listener, ListenerCounters, Pool, PoolQueue, Route,
-    SocketId,
+    SocketId, Sticky,
 };
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Member};
@@ -27,6 +27,7 @@ pub(super) struct Registry {
     listeners: HashMap<String, Arc<ListenerCounters>>,
     pools: HashMap<String, Arc<Pool>>,
     queues: HashMap<String, Arc<PoolQueue>>,
+    sticky: HashMap<String, Arc<Sticky>>,
     /// Counts who waits in any of them.
     waiting: Arc<AtomicU32>,
 }
@@ -63,6 +64,7 @@ impl Registry {
                         services: targets.iter().filter_map(Target::address).collect(),
                         server_ids: server_ids(plan),
                         queue: self.queue(&plan.name),
+                        sticky: self.sticky(plan, now),
                     })
                 }
             })
@@ -139,6 +141,9 @@ impl Registry {
             }
             is_used
         });
+        let pools = &self.pools;
+        let is_sticky = |pool: &str| pools.get(pool).is_some_and(|pool| pool.sticky.is_some());
+        self.sticky.retain(|pool, _| is_sticky(pool));
         self.queues.retain(|pool, queue| {
             let is_used = self.pools.contains_key(pool) || !queue.is_empty();
             if !is_used {
@@ -186,6 +191,15 @@ impl Registry {
     fn listener(&mut self, name: &str) -> Arc<ListenerCounters> {
         let entry = self.listeners.entry(name.to_owned());
         Arc::clone(entry.or_insert_with(|| Arc::new(ListenerCounters::new(name))))
+    }
+
+    fn sticky(&mut self, pool: &plan::Pool, now: Tick) -> Option<Arc<Sticky>> {
+        let plan = pool.sticky.as_ref()?;
+        let before = self.sticky.get(&pool.name);
+        let kept = before.filter(|sticky| sticky.follow(plan, now));
+        let sticky = kept.map_or_else(|| Arc::new(Sticky::new(plan)), Arc::clone);
+        self.sticky.insert(pool.name.clone(), Arc::clone(&sticky));
+        Some(sticky)
     }
 
     fn queue(&mut self, pool: &str) -> Arc<PoolQueue> {

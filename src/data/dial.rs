@@ -106,7 +106,7 @@ pub(super) fn pick(
     if let Some(change) = pool.balancer.look(kit.now) {
         tell(change, &pool.plan.name);
     }
-    pool.balancer.pick(client, tried, kit.now, &mut kit.rng)
+    pool.pick(client, tried, kit.now, &mut kit.rng)
 }
 
 #[cold]

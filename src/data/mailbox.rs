@@ -16,11 +16,13 @@ pub use super::entry::Barred;
 use super::entry::Sources;
 pub use super::queue::{Left, PoolQueue};
 use super::refuse::Refused;
+pub use super::sticky::Sticky;
 use super::token::ArrivalKey;
 use crate::config::plan;
 use crate::lb::admission::access::Access;
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Client, Picked, Refusal};
+use crate::lb::rng::Rng;
 use crate::lb::time::Tick;
 use crate::sys::socket::{Listening, Target};
 use crate::sys::source::Source;
@@ -251,6 +253,8 @@ pub struct Pool {
     pub server_ids: HashMap<ServerId, u16>,
     /// Those who wait for it.
     pub queue: Arc<PoolQueue>,
+    /// Where its clients stay; `None` = nowhere in particular.
+    pub sticky: Option<Arc<Sticky>>,
 }
 
 impl Pool {
@@ -274,6 +278,20 @@ impl Pool {
             destination: client.destination,
         });
         self.plan.send_proxy.header(transport, ends)
+    }
+
+    /// Chooses a backend for `client` as it is set, and reserves a slot on it.
+    pub(super) fn pick(
+        &self,
+        client: &Client,
+        tried: &[u16],
+        now: Tick,
+        rng: &mut Rng,
+    ) -> Result<Picked, Refusal> {
+        match &self.sticky {
+            Some(sticky) => sticky.pick(&self.balancer, client, tried, now, rng),
+            None => self.balancer.pick(client, tried, now, rng),
+        }
     }
 
     /// Whether a client that gets no backend for this reason may wait for one.

@@ -15,6 +15,7 @@ mod preread;
 mod queue;
 mod refuse;
 mod request;
+mod sticky;
 mod stream;
 mod tcp;
 mod token;

@@ -33,6 +33,7 @@ mod real;
 mod reloading;
 mod resources;
 mod service;
+mod sticky;
 mod tcp;
 mod tidy;
 mod timeouts;

@@ -111,7 +111,7 @@ fn con_17_nobody_waits_for_a_pool_that_cannot_serve() {
         let config = one_slot(axis, &backend)
             .pool("fail_open = false")
             .health("type = \"tcp\"")
-            .health("interval = \"50ms\"\nfast_interval = \"50ms\"\ntimeout = \"50ms\"\nfall = 1");
+            .health("interval = \"1s\"\ntimeout = \"1s\"\nfall = 1");
         let mut proxy = Proxy::start(&config);
         proxy.expect("is down");
         proxy.expect("client refused: no backend is up");

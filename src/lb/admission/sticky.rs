@@ -50,7 +50,7 @@ struct Entry<M> {
     older: Option<Place>,
 }
 
-impl<M: Copy> Table<M> {
+impl<M: Clone> Table<M> {
     /// An empty table. Memory is taken as keys come.
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -78,7 +78,7 @@ impl<M: Copy> Table<M> {
             return None;
         }
         self.use_again(place, now);
-        Some(self.entries[place].member)
+        Some(self.entries[place].member.clone())
     }
 
     /// Gives a key a member, and forgets another key if there is no room: whether one had to be
@@ -378,7 +378,7 @@ mod tests {
         }
     }
 
-    impl<M: Copy> Table<M> {
+    impl<M: Clone> Table<M> {
         /// From the oldest, by the links in one direction; those in the other must agree.
         fn keys_by_use(&self) -> Vec<u64> {
             let mut keys = Vec::new();

@@ -28,6 +28,11 @@ pub enum KeyPart {
 
 /// The hash of `client` over `parts`.
 pub fn hash(parts: &[KeyPart], client: &Client) -> u64 {
+    hash_with(SEED, parts, client)
+}
+
+/// The same with a seed of one's own, for what nobody outside is to know.
+pub fn hash_with(seed: u64, parts: &[KeyPart], client: &Client) -> u64 {
     let mut bytes = [0; KEY_BYTES_MAX];
     let mut length = 0;
     let mut push = |part: &[u8]| {
@@ -46,7 +51,7 @@ pub fn hash(parts: &[KeyPart], client: &Client) -> u64 {
             KeyPart::SourceNet(bits) => push_ip(net(client.source, bits), &mut push),
         }
     }
-    XxHash3_64::oneshot_with_seed(SEED, &bytes[..length])
+    XxHash3_64::oneshot_with_seed(seed, &bytes[..length])
 }
 
 /// The hash of a backend's name, by which it is known to the hashes that choose it.

@@ -1,5 +1,7 @@
 //! The one entry to balancing: a pool's members and a client in, a backend with a reserved slot out.
 
+mod again;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -410,18 +412,23 @@ fn bounded(
     if factor <= 0.0 {
         return choose(&|_| true);
     }
+    let is_within = bound(factor, candidates);
+    choose(&is_within).or_else(|| choose(&|_| true))
+}
+
+/// Whether the `nth` member has less than its bound.
+fn bound(factor: f64, candidates: &Candidates<'_>) -> impl Fn(usize) -> bool {
     let (mut open, mut weight) = (1.0, 0.0);
     for nth in (0..candidates.tier.len()).filter(|&nth| candidates.is_available(nth)) {
         let member = candidates.member(nth);
         open += f64::from(member.state.open());
         weight += f64::from(candidates.weight(nth));
     }
-    let is_within = |nth: usize| {
+    move |nth: usize| {
         let member = candidates.member(nth);
         let bound = (factor * open * f64::from(candidates.weight(nth)) / weight).ceil();
         f64::from(member.state.open()) + 1.0 <= bound
-    };
-    choose(&is_within).or_else(|| choose(&|_| true))
+    }
 }
 
 fn reserve(candidates: &Candidates<'_>, nth: usize) -> Option<Picked> {

@@ -497,6 +497,9 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
 const BEYOND: &[(&str, &str)] = &[
     ("[global]", "splice"),
     ("[global]", "exec_probes"),
+    ("[pool.p.sticky]", "key"),
+    ("[pool.p.sticky]", "ttl"),
+    ("[pool.p.sticky]", "max_entries"),
     ("[pool.p.queue]", "abort_on_close"),
     ("[pool.p.health]", "command"),
     ("[pool.p.health]", "address"),
@@ -549,6 +552,7 @@ fn with_key(header: &str, key: &str, value: &str) -> (String, usize) {
         ("[global]", ""),
         ("[pool.p]", ""),
         ("[pool.p.health]", kind_for(key)),
+        ("[pool.p.sticky]", ""),
         ("[pool.p.queue]", ""),
         ("[pool.p.udp]", ""),
         ("[listener.preread]", ""),

@@ -20,7 +20,7 @@ const POLICIES: [Policy; 7] = [
     Policy::First,
 ];
 
-fn settings(policy: Policy) -> Settings {
+pub(super) fn settings(policy: Policy) -> Settings {
     let hash_key = vec![KeyPart::SourceIp, KeyPart::SourcePort];
     Settings {
         policy,
@@ -54,12 +54,12 @@ fn members(weights: &[u16]) -> Vec<Member> {
         .collect()
 }
 
-fn equal(count: usize) -> Vec<Member> {
+pub(super) fn equal(count: usize) -> Vec<Member> {
     members(&vec![1; count])
 }
 
 /// The `n`th of many clients.
-fn client(n: u32) -> Client {
+pub(super) fn client(n: u32) -> Client {
     let source = SocketAddr::from((std::net::Ipv4Addr::from_bits(0x0a00_0000 + n), 40_000));
     Client {
         source,
