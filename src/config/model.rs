@@ -15,13 +15,12 @@ pub(super) use self::health::{Health, HealthKind, step_of};
 
 use super::address;
 use super::error::{Problems, Wrong};
-use super::keys::{self, Takes, quoted};
+use super::keys::{self, quoted};
 use super::plan::{
     AccessLog, Address, Bind, Global, LogFormat, OnDown, Output, Preread, Queue, Refuse, SendProxy,
     Source, Splice, Sticky, Udp,
 };
 use super::reader::{Reader, Written, match_word, not_yet};
-use super::units::{self, MIN_DURATION};
 use crate::lb::admission::access::Prefix;
 use crate::lb::admission::queue;
 use crate::lb::admission::source::{Limits, Pace};
@@ -260,7 +259,7 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
         half_close_timeout: reader.duration("half_close_timeout").value,
         max_connections: reader.whole("max_connections"),
         on_down: reader
-            .parsed("on_down", on_down)
+            .parsed("on_down", health::on_down)
             .map_or(OnDown::Keep, |found| found.value),
         refuse: reader
             .parsed("refuse", refusal::refuse)
@@ -424,25 +423,6 @@ fn key_part(text: &str) -> Result<KeyPart, Wrong> {
             format!("{} is no part of a hash key", quoted(text)),
             format!("use {}, source_net/N", NOW.join(", ")),
         )),
-    }
-}
-
-fn on_down(text: &str) -> Result<OnDown, Wrong> {
-    if let Some(time) = text.strip_prefix("drain:") {
-        return units::duration(time, MIN_DURATION)
-            .map(OnDown::Drain)
-            .ok_or_else(|| {
-                let cure = format!("write drain: and {}", Takes::Duration(MIN_DURATION));
-                Wrong::new(format!("{} has no usable duration", quoted(text)), cure)
-            });
-    }
-    match match_word(text, &["keep", "reset"], &[]) {
-        Ok("reset") => Ok(OnDown::Reset),
-        Ok(_) => Ok(OnDown::Keep),
-        Err(wrong) => Err(wrong.unwrap_or_else(|| {
-            let cure = "write \"keep\", \"reset\" or \"drain:DURATION\"";
-            Wrong::new(format!("`on_down` is {}", quoted(text)), cure)
-        })),
     }
 }
 

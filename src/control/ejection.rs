@@ -9,7 +9,7 @@ use crate::lb::backend::BackendState;
 use crate::lb::time::Tick;
 
 /// Logs the end of the ejection of `backend`, which is at `until` after `epoch`, unless something else
-/// ends it sooner.
+/// ends it sooner, or it is down by then.
 pub(super) fn watch(backend: &Arc<BackendState>, until: Tick, epoch: Instant, tasks: &LocalSet) {
     let backend = Arc::downgrade(backend);
     tasks.spawn_local(async move {
@@ -18,7 +18,7 @@ pub(super) fn watch(backend: &Arc<BackendState>, until: Tick, epoch: Instant, ta
         let Some(backend) = backend.upgrade() else {
             return;
         };
-        if backend.traffic.ejected_until() == until {
+        if backend.traffic.ejected_until() == until && backend.is_up() {
             let (pool, name) = (backend.pool(), backend.name());
             log::info!("backend \"{pool}/{name}\" is used again: its ejection is over");
         }

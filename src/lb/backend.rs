@@ -12,21 +12,21 @@ use super::time::Tick;
 
 /// What all threads know of one backend.
 #[derive(Debug)]
-#[repr(align(64))] // a cache line of its own: workers count on it at every connection
+#[repr(C, align(64))] // in this order: all that a choice asks for is in one cache line
 pub struct BackendState {
     open: AtomicU32,
     up: AtomicBool,
-    suspected: AtomicBool,
-    /// When it last sent something, in steps of [`PROGRESS_STEP_MS`].
-    progress: AtomicU64,
-    /// It has been up before, or its pool has been used without it.
-    is_known: AtomicBool,
     /// It is back, and has fewer sessions than its share.
     catches_up: AtomicBool,
+    suspected: AtomicBool,
+    /// It has been up before, or its pool has been used without it.
+    is_known: AtomicBool,
     /// When it came back, in milliseconds; 0 = it was never away.
     up_since: AtomicU64,
     /// What its traffic says of it.
     pub traffic: Record,
+    /// When it last sent something, in steps of [`PROGRESS_STEP_MS`].
+    progress: AtomicU64,
     /// Sessions established since the start.
     pub sessions: AtomicU64,
     /// Connects that failed or timed out since the start.
@@ -45,12 +45,12 @@ impl BackendState {
         Self {
             open: AtomicU32::new(0),
             up: AtomicBool::new(up),
-            suspected: AtomicBool::new(false),
-            progress: AtomicU64::new(0),
-            is_known: AtomicBool::new(up),
             catches_up: AtomicBool::new(false),
+            suspected: AtomicBool::new(false),
+            is_known: AtomicBool::new(up),
             up_since: AtomicU64::new(0),
             traffic: Record::default(),
+            progress: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
             bytes_to_backend: AtomicU64::new(0),

@@ -5,10 +5,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::config::error::Wrong;
-use crate::config::keys::{self, quoted};
-use crate::config::plan::{Expected, Pattern, Step};
-use crate::config::reader::{Reader, Written};
-use crate::config::units;
+use crate::config::keys::{self, Takes, quoted};
+use crate::config::plan::{Expected, OnDown, Pattern, Step};
+use crate::config::reader::{Reader, Written, match_word};
+use crate::config::units::{self, MIN_DURATION};
 use crate::lb::health::outlier;
 
 /// The longest payload of a datagram over IPv4, in bytes.
@@ -203,12 +203,32 @@ fn special<T>(
     (written.given && asks(&written.value)).then_some(Special { key, at, kinds })
 }
 
+/// What happens to the sessions of a backend that goes down.
+pub(super) fn on_down(text: &str) -> Result<OnDown, Wrong> {
+    if let Some(time) = text.strip_prefix("drain:") {
+        return units::duration(time, MIN_DURATION)
+            .map(OnDown::Drain)
+            .ok_or_else(|| {
+                let cure = format!("write drain: and {}", Takes::Duration(MIN_DURATION));
+                Wrong::new(format!("{} has no usable duration", quoted(text)), cure)
+            });
+    }
+    match match_word(text, &["keep", "reset"], &[]) {
+        Ok("reset") => Ok(OnDown::Reset),
+        Ok(_) => Ok(OnDown::Keep),
+        Err(wrong) => Err(wrong.unwrap_or_else(|| {
+            let cure = "write \"keep\", \"reset\" or \"drain:DURATION\"";
+            Wrong::new(format!("`on_down` is {}", quoted(text)), cure)
+        })),
+    }
+}
+
 /// How long a backend takes that has come back; empty = no time.
 pub(super) fn slow_start(text: &str) -> Result<Duration, Wrong> {
     if text.is_empty() {
         return Ok(Duration::ZERO);
     }
-    units::duration(text, units::MIN_DURATION).ok_or_else(|| {
+    units::duration(text, MIN_DURATION).ok_or_else(|| {
         let what = format!("`slow_start` is {}", quoted(text));
         Wrong::new(what, "write a duration such as \"30s\", or \"\"")
     })

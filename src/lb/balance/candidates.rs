@@ -38,11 +38,13 @@ pub(super) struct Candidates<'a> {
 
 impl Candidates<'_> {
     /// The `nth` member of the tier.
+    #[inline(always)]
     pub(super) fn member(&self, nth: usize) -> &Member {
         &self.members[usize::from(self.tier[nth])]
     }
 
     /// Whether the `nth` member may take sessions at all.
+    #[inline(always)]
     pub(super) fn is_available(&self, nth: usize) -> bool {
         let state = &self.member(nth).state;
         match self.standard {
@@ -53,33 +55,37 @@ impl Candidates<'_> {
     }
 
     /// Whether the `nth` member can take this client now.
+    #[inline(always)]
     pub(super) fn is_eligible(&self, nth: usize) -> bool {
         self.is_available(nth) && !self.is_tried(nth) && !self.is_full(nth) && self.is_admitted(nth)
     }
 
+    #[inline(always)]
     pub(super) fn is_tried(&self, nth: usize) -> bool {
         self.tried.contains(&self.tier[nth])
     }
 
-    /// The eligible members, from the one after `start` round to it.
+    /// The eligible members, from that at `start` round to the one before it.
     pub(super) fn eligible_from(&self, start: usize) -> impl Iterator<Item = usize> + '_ {
-        let count = self.tier.len();
-        (0..count)
-            .map(move |step| (start + step) % count)
+        (start..self.tier.len())
+            .chain(0..start)
             .filter(|&nth| self.is_eligible(nth))
     }
 
+    #[inline(always)]
     fn is_full(&self, nth: usize) -> bool {
-        let limit = self.limit(nth);
-        limit != 0 && self.member(nth).state.open() >= limit
+        let member = self.member(nth);
+        member.max_connections != 0 && member.state.open() >= self.limit(nth)
     }
 
     /// How many sessions the `nth` member may have open now; 0 = any number.
+    #[inline(always)]
     pub(super) fn limit(&self, nth: usize) -> u32 {
         slow_start::limit(self.member(nth).max_connections, self.part(nth))
     }
 
     /// The weight of the `nth` member now, in thousandths.
+    #[inline(always)]
     pub(super) fn weight(&self, nth: usize) -> u32 {
         u32::from(self.member(nth).weight) * self.part(nth)
     }
@@ -91,6 +97,7 @@ impl Candidates<'_> {
     }
 
     /// Whether the `nth` member has come back and has not had its share of sessions since then.
+    #[inline(always)]
     pub(super) fn catches_up(&self, nth: usize) -> bool {
         !self.slow_start.is_zero() && self.member(nth).state.catches_up()
     }
@@ -103,6 +110,7 @@ impl Candidates<'_> {
     }
 
     /// The part of its share that the `nth` member gets now, in thousandths.
+    #[inline(always)]
     fn part(&self, nth: usize) -> u32 {
         if self.slow_start.is_zero() {
             return WHOLE;
@@ -114,6 +122,7 @@ impl Candidates<'_> {
     }
 
     /// Whether the `nth` member is not passed over because it has come back.
+    #[inline(always)]
     fn is_admitted(&self, nth: usize) -> bool {
         let Some(ticket) = self.ticket else {
             return true;

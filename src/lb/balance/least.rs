@@ -1,6 +1,5 @@
 //! Fewest open sessions per weight; equals take turns. O(n): it looks at everybody, once.
 
-use std::cmp::Ordering;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::candidates::Candidates;
@@ -56,17 +55,36 @@ fn least(
     start: usize,
     is_free: impl Fn(usize) -> bool,
 ) -> Option<usize> {
-    // `min_by` keeps the first of equals, which the rotation moves on.
-    candidates
-        .eligible_from(start)
-        .filter(|&nth| is_free(nth))
-        .min_by(|&a, &b| by_load(candidates, a, b))
+    let mut best: Option<(usize, Load)> = None;
+    for nth in candidates.eligible_from(start).filter(|&nth| is_free(nth)) {
+        let load = Load::of(candidates, nth);
+        // The first of equals stays, which the rotation moves on.
+        if best.is_none_or(|(_, least)| load.is_below(least)) {
+            best = Some((nth, load));
+        }
+    }
+    best.map(|(nth, _)| nth)
 }
 
-/// Compares open / weight exactly, by cross-multiplication.
-pub(super) fn by_load(candidates: &Candidates<'_>, a: usize, b: usize) -> Ordering {
-    let open = |nth: usize| u64::from(candidates.member(nth).state.open());
-    let left = open(a) * u64::from(candidates.weight(b));
-    let right = open(b) * u64::from(candidates.weight(a));
-    left.cmp(&right)
+/// What a member has open, for its weight.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    open: u32,
+    weight: u32,
+}
+
+impl Load {
+    #[inline(always)]
+    pub(super) fn of(candidates: &Candidates<'_>, nth: usize) -> Self {
+        Self {
+            open: candidates.member(nth).state.open(),
+            weight: candidates.weight(nth),
+        }
+    }
+
+    /// Compares open / weight exactly, by cross-multiplication.
+    pub(super) fn is_below(self, other: Self) -> bool {
+        u64::from(self.open) * u64::from(other.weight)
+            < u64::from(other.open) * u64::from(self.weight)
+    }
 }

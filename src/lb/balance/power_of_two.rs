@@ -1,10 +1,8 @@
 //! The power of two choices (Mitzenmacher 2001): of two distinct members drawn by weight the one with
 //! less open per weight. O(log n), and no herd runs to a backend that has just come up.
 
-use std::cmp::Ordering;
-
 use super::candidates::Candidates;
-use super::least::by_load;
+use super::least::Load;
 use super::random::Weights;
 use crate::lb::rng::Rng;
 
@@ -28,9 +26,11 @@ pub(super) fn choose(
     if !candidates.is_eligible(second) {
         return Some(first);
     }
-    let (chosen, other) = match by_load(candidates, second, first) {
-        Ordering::Less => (second, first),
-        Ordering::Equal | Ordering::Greater => (first, second),
+    let load = |nth| Load::of(candidates, nth);
+    let (chosen, other) = if load(second).is_below(load(first)) {
+        (second, first)
+    } else {
+        (first, second)
     };
     if candidates.catches_up(other) && !candidates.catches_up(chosen) {
         candidates.has_caught_up(other);
