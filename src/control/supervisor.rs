@@ -78,8 +78,9 @@ impl fmt::Display for Failure {
 /// Runs the control plane until it is asked to stop. The calling thread becomes its runtime.
 pub fn run(settings: Settings, requests: Requests) -> Result<(), Failure> {
     let failed = |error| Failure(format!("cannot start the control plane: {error}"));
-    // The runtime takes a pair for signals of its own, and panics where it gets none.
-    drop(UnixStream::pair().map_err(failed)?);
+    // The runtime takes five descriptors, and panics where it does not get those for signals.
+    let pairs = (0..3).map(|_| UnixStream::pair());
+    drop(pairs.collect::<io::Result<Vec<_>>>().map_err(failed)?);
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().build().map_err(failed)?;
     let tasks = LocalSet::new();

@@ -130,7 +130,7 @@ fn all(counts: &BTreeMap<String, usize>) -> Vec<String> {
 const FIRST: usize = 22;
 
 /// So many of those after them are.
-const LATER: usize = 16;
+const LATER: usize = 20;
 
 /// As many of them as the scale asks for, by chance.
 fn sample(mut faults: Vec<String>, seed: u64) -> Vec<String> {
@@ -198,7 +198,8 @@ impl Tally {
                 let text = (panic.downcast_ref::<String>().map(String::as_str))
                     .or_else(|| panic.downcast_ref::<&str>().copied());
                 let text = text.unwrap_or("it panicked");
-                if is_blind(&injected) && !text.contains("ended") && !text.contains("signal") {
+                let is_seen = text.starts_with("it has ended") || text.contains("signal");
+                if is_blind(&injected) && !is_seen {
                     return count(&self.blind, 1);
                 }
                 let line = format!("{fault} ({number}): {text}\n  {}", injected.join("\n  "));
