@@ -6,6 +6,7 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::aside::{aside, look_up};
 use super::trust::{self, Trust};
 use crate::config::plan::{self, Address, Plan};
 use crate::config::{self, Errors, MAX_TEXT};
@@ -71,14 +72,14 @@ pub fn read(path: &Path) -> Result<Plan, LoadError> {
 
 /// The same on a thread of its own: a file may be long, or on a disk that does not answer.
 async fn read_in_time(path: &Path) -> Result<Plan, LoadError> {
-    let reading = tokio::task::spawn_blocking({
+    let reading = aside({
         let path = path.to_owned();
         move || read(&path)
     });
     let failed = |error| LoadError::Read(path.to_owned(), error);
     match tokio::time::timeout(READ_TIMEOUT, reading).await {
         Ok(Ok(plan)) => plan,
-        Ok(Err(error)) => Err(failed(io::Error::other(error))),
+        Ok(Err(error)) => Err(failed(error)),
         Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
     }
 }
@@ -117,7 +118,7 @@ pub async fn load(source: &Source) -> Result<Loaded, LoadError> {
 
 /// Whom probes trust; on a thread of its own, as files are read.
 async fn read_trust(plan: &Plan) -> Result<Vec<Option<Trust>>, LoadError> {
-    let reading = tokio::task::spawn_blocking({
+    let reading = aside({
         let pools = plan.pools.clone();
         move || trust::read(&pools)
     });
@@ -127,7 +128,7 @@ async fn read_trust(plan: &Plan) -> Result<Vec<Option<Trust>>, LoadError> {
     };
     match tokio::time::timeout(READ_TIMEOUT, reading).await {
         Ok(Ok(trust)) => trust.map_err(|(pool, error)| failed(&pool, error)),
-        Ok(Err(error)) => Err(failed("", io::Error::other(error))),
+        Ok(Err(error)) => Err(failed("", error)),
         Err(_) => Err(failed("", io::ErrorKind::TimedOut.into())),
     }
 }
@@ -152,10 +153,11 @@ async fn resolve(address: &Address, source: plan::Source) -> io::Result<Target> 
         Address::Host(host, port) => match host.split_once('%') {
             Some((address, interface)) => scoped(address, interface, *port).map(Target::Tcp),
             None => {
-                let looked_up = tokio::net::lookup_host((host.as_str(), *port));
+                let looked_up = look_up(host, *port);
                 let found = tokio::time::timeout(RESOLVE_TIMEOUT, looked_up)
                     .await
                     .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
+                    .into_iter()
                     .find(suits);
                 found
                     .map(Target::Tcp)

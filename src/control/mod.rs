@@ -1,6 +1,7 @@
 //! Floor 3: slow work on a current-thread tokio runtime. It may wait and allocate.
 
 mod access_log;
+mod aside;
 mod capacity;
 mod ejection;
 pub mod handle;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::{Future, pending};
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,6 +14,7 @@ use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 
 use super::access_log::{Next, Writers};
+use super::aside::aside;
 use super::capacity::{max_connections, spend};
 use super::ejection;
 use super::handle::{Event, Request, Requests};
@@ -75,10 +77,12 @@ impl fmt::Display for Failure {
 
 /// Runs the control plane until it is asked to stop. The calling thread becomes its runtime.
 pub fn run(settings: Settings, requests: Requests) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure(format!("cannot start the control plane: {error}")))?;
+    let failed = |error| Failure(format!("cannot start the control plane: {error}"));
+    // The runtime takes five descriptors, and panics where it does not get those for signals.
+    let pairs = (0..3).map(|_| UnixStream::pair());
+    drop(pairs.collect::<io::Result<Vec<_>>>().map_err(failed)?);
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().map_err(failed)?;
     let tasks = LocalSet::new();
     let ended = tasks.block_on(&runtime, async {
         let mut supervisor = Supervisor::start(settings, &tasks).await?;
@@ -463,7 +467,7 @@ async fn build(
     loaded: Loaded,
     now: Tick,
 ) -> Result<(Registry, Loaded, Vec<Arc<crate::data::mailbox::Pool>>), Failure> {
-    tokio::task::spawn_blocking(move || {
+    aside(move || {
         let pools = registry.pools(&loaded, now);
         (registry, loaded, pools)
     })

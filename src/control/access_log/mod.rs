@@ -16,6 +16,7 @@ use crossbeam::channel::{
 };
 
 use crate::config::plan::{AccessLog as Plan, LogFormat, Output};
+use crate::control::aside::aside;
 use crate::data::mailbox::{AccessLog, Record};
 use crate::lb::log_rate::{Admit, LogRate};
 use crate::lb::time::Tick;
@@ -74,10 +75,10 @@ impl Writers {
         let failed = |error| format!("global.access_log: cannot open {}: {error}", plan.output);
         let output = plan.output.clone();
         // A file system may hang: probes go on meanwhile, and requests wait no longer than this.
-        let opening = tokio::task::spawn_blocking(move || open(&output));
+        let opening = aside(move || open(&output));
         let sink = match tokio::time::timeout(OPEN_MAX, opening).await {
             Ok(Ok(opened)) => opened.map_err(failed)?,
-            Ok(Err(error)) => return Err(failed(error.into())),
+            Ok(Err(error)) => return Err(failed(error)),
             Err(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
         };
         let writer = Writer::start(plan.clone(), sink, epoch).map_err(failed)?;

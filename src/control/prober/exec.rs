@@ -7,8 +7,10 @@ use std::io;
 use std::process::Stdio;
 
 use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
 
 use super::look::Sight;
+use crate::control::aside::aside;
 use crate::sys::process;
 use crate::sys::socket::{Target, is_exhaustion};
 
@@ -33,8 +35,13 @@ pub(super) async fn probe(command: &[String], sight: &Sight) -> io::Result<()> {
         .process_group(0)
         .kill_on_drop(true);
     // On a thread of its own, because a program may be on a disk that does not answer.
-    let started = tokio::task::spawn_blocking(move || prepared.spawn().map(Group)).await;
-    let mut group = started.map_err(io::Error::other)?.map_err(|error| {
+    // What it is a child of is the runtime that hears of its end.
+    let runtime = Handle::current();
+    let started = aside(move || {
+        let _entered = runtime.enter();
+        prepared.spawn().map(Group)
+    });
+    let mut group = started.await?.map_err(|error| {
         if is_exhaustion(&error) || error.kind() == io::ErrorKind::WouldBlock {
             return error;
         }

@@ -1,6 +1,7 @@
 //! What a proxy is put through while one of its system calls fails: conversations whose bytes are
 //! known, probes, reloads, an end.
 
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::harness::faults::with_descriptors;
 use crate::harness::process::descriptors;
 use crate::harness::proxy::Folder;
 use crate::harness::stream::{bounded, is_reset, uninterrupted};
@@ -45,6 +47,29 @@ impl Backends {
             streams: Served::echo(Family::V4),
             datagrams: udp::Echo::start(TAG, Family::V4.any()),
         }
+    }
+
+    /// Whether a proxy starts with so few descriptors. Fails if it crashes.
+    pub(super) fn starts_with(&self, descriptors: u32) -> bool {
+        let folder = Folder::new();
+        let config = self.config(folder.path(), 0);
+        std::fs::write(folder.config(), config.text()).unwrap();
+        let mut command = Command::new(EVENKEEL);
+        command.arg("run").arg("-c").arg(folder.config());
+        let mut proxy = Proxy::launch(with_descriptors(&command, descriptors), folder);
+        let starts = proxy.is_alive();
+        if starts {
+            proxy.signal(Signal::SIGTERM);
+        }
+        let status = proxy.wait_exit(DEADLINE);
+        let log = proxy.log.lines();
+        let code = status.code();
+        assert!(
+            code.is_some_and(|code| (code == 0) == starts) && !log.is_empty(),
+            "{descriptors} descriptors: {status}, {log:?}"
+        );
+        proxy.check_no_panic();
+        starts
     }
 
     fn config(&self, folder: &Path, number: usize) -> Config {
@@ -139,11 +164,25 @@ impl Trace {
         std::fs::read_to_string(self.path()).unwrap_or_default()
     }
 
-    /// Those that failed by injection.
+    /// Those that failed by injection. Strace tells of a call in two lines if another thread makes one
+    /// meanwhile.
     pub(super) fn injected(&self) -> Vec<String> {
-        let calls = self.calls();
-        let lines = calls.lines().filter(|line| line.contains("(INJECTED)"));
-        lines.map(str::to_owned).collect()
+        let mut unfinished = HashMap::new();
+        let mut injected = Vec::new();
+        for line in self.calls().lines() {
+            let (thread, call) = line.split_once(' ').unwrap_or_default();
+            let begun = match call.split_once("resumed>") {
+                Some(_) => unfinished.remove(thread).unwrap_or_default(),
+                None => String::new(),
+            };
+            if call.contains("<unfinished") {
+                unfinished.insert(thread.to_owned(), call.to_owned());
+            }
+            if call.contains("(INJECTED)") {
+                injected.push(format!("{thread} {begun}{call}"));
+            }
+        }
+        injected
     }
 }
 
