@@ -1,6 +1,7 @@
 //! Connecting to backends and trying again: conformance B.
 
 mod sources;
+mod unreachable;
 
 use std::io::Write as _;
 use std::net::IpAddr;

@@ -27,6 +27,7 @@ mod configuration;
 mod connecting;
 mod endurance;
 mod health;
+mod hostile;
 mod placement;
 mod queue;
 mod real;
