@@ -14,7 +14,7 @@ use self::scenario::{Backends, End, Trace, play};
 use crate::harness::program::Software;
 use crate::harness::{Rng, scale};
 
-/// `EVENKEEL_TEST_FAULT=CALL:error=ERROR:when=NUMBER` tries this failure alone.
+/// `EVENKEEL_TEST_FAULT=CALL:error=ERROR:when=NUMBER` tries this failure alone, or several with commas.
 #[test]
 fn no_failure_of_a_system_call_does_more_than_end_a_session() {
     if Software::find("failures_of_system_calls", &["strace"]).is_none() {
@@ -33,8 +33,10 @@ fn no_failure_of_a_system_call_does_more_than_end_a_session() {
         "neither tried nor left out: {unknown:?}"
     );
 
-    let faults = std::env::var("EVENKEEL_TEST_FAULT")
-        .map_or_else(|_| sample(all(&counts), scale::seed()), |one| vec![one]);
+    let faults = std::env::var("EVENKEEL_TEST_FAULT").map_or_else(
+        |_| sample(all(&counts), scale::seed()),
+        |some| some.split(',').map(str::to_owned).collect(),
+    );
     let start = Instant::now();
     let tally = Tally::default();
     let next = AtomicUsize::new(0);

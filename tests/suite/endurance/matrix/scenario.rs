@@ -295,19 +295,23 @@ fn is_answered(client: &UdpSocket, number: u32) -> bool {
     false
 }
 
-/// Asks for a reload until its outcome is told: the first signal may be lost.
+/// Asks for a reload until the file is in force: a signal may be lost, and a reload may fail.
 fn reload(proxy: &Proxy, config: &Config) {
     proxy.write(config.text().as_bytes());
-    let mark = proxy.log.mark();
-    let outcome = |line: &str| {
-        let is_it = line.contains("reload: generation") || line.contains("reload failed");
-        is_it.then_some(())
-    };
-    let told = (0..TRIES).any(|_| {
+    let is_in_force = (0..TRIES).any(|_| {
+        let mark = proxy.log.mark();
+        let mut outcome = None;
         proxy.signal(Signal::SIGHUP);
-        within(DEADLINE / 4, || proxy.log.find(mark, outcome).is_some())
+        within(DEADLINE / 4, || {
+            outcome = proxy.log.find(mark, |line| {
+                let is_done = line.contains("reload: generation");
+                (is_done || line.contains("reload failed")).then_some(is_done)
+            });
+            outcome.is_some()
+        });
+        outcome == Some(true)
     });
-    assert!(told, "a reload without an outcome");
+    assert!(is_in_force, "a reload without an outcome");
 }
 
 /// Fails unless it serves somebody by each protocol, where one more may meet a failure.
