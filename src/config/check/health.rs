@@ -43,14 +43,24 @@ fn check_times(health: &model::Health, problems: &Problems) {
     }
 }
 
-/// Another address has a port: a Unix socket has none to go with it.
+/// Another address has a port, and another port an address: a Unix socket has neither.
 fn check_address(pool: &model::Pool, problems: &Problems) {
     let address = &pool.health.address;
     let mut backends = pool.backends.iter().filter_map(|it| it.address.as_ref());
-    let unix = backends.find(|address| matches!(address.value, Address::Unix(_)));
-    if let (Some(_), 0, Some(unix)) = (address.value, pool.health.port, unix) {
-        let what = format!("`address` has no port to probe for {}", unix.value);
-        problems.value(address.at, Wrong::new(what, "write the port as well"));
+    let Some(unix) = backends.find(|address| matches!(address.value, Address::Unix(_))) else {
+        return;
+    };
+    match (address.value, pool.health.port) {
+        (Some(_), 0) => {
+            let what = format!("`address` has no port to probe for {}", unix.value);
+            problems.value(address.at, Wrong::new(what, "write the port as well"));
+        }
+        (None, 1..) => {
+            let what = format!("{} has no address with another `port` to probe", unix.value);
+            let cure = "write `address` in the pool's health as well";
+            problems.value(unix.at, Wrong::new(what, cure));
+        }
+        (None, 0) | (Some(_), 1..) => {}
     }
 }
 
