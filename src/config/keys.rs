@@ -351,7 +351,8 @@ pub(super) const QUEUE: Section = Section {
         row("limit", LIMIT, whole(1024),
             "Clients of TCP that wait at most while every backend is at its `max_connections`; the first \
             to come is the first to go; 0 = none, they are refused at once"),
-        row("timeout", TIME, text("120s"), "For how long a client waits before it is refused"),
+        row("timeout", TIME, text("120s"),
+            "For how long a client waits before it is refused; anew where its backend fails to connect"),
         row("per_source", LIMIT, whole(0),
             "Of one source (an IPv4 address or an IPv6 network of 64 bits) that wait at most; 0 = any \
             number"),

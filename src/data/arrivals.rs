@@ -223,12 +223,12 @@ impl Arrivals {
     pub(super) fn redirect(&mut self, registry: &Registry, kit: &mut Kit) -> Vec<Request> {
         let mut moved = Vec::new();
         for key in self.clients.keys().collect::<Vec<_>>() {
-            let request = &mut self.clients[key].request;
-            let pool = kit
-                .active
-                .pool_of(request.admission.listener(), &request.pool);
+            let Arrival { request, waits } = &mut self.clients[key];
+            let has_turn = matches!(waits, Waits::Turn(..));
+            let pool = kit.active.pool_of(&request.admission, &request.pool);
             match pool {
-                Some(pool) if Arc::ptr_eq(&pool.queue, &request.pool.queue) => {
+                // Who has yet to say something waits in no queue, and goes on saying it.
+                Some(pool) if !has_turn || Arc::ptr_eq(&pool.queue, &request.pool.queue) => {
                     request.tried = request.pool.places_in(pool, &request.tried);
                     request.pool = Arc::clone(pool);
                     self.arm(key, kit);
@@ -242,6 +242,8 @@ impl Arrivals {
                         moved.push(request);
                     }
                 }
+                // It goes where it would have gone, as those do that are connecting.
+                None if !has_turn => {}
                 None => {
                     self.leave(key, Left::Hopeless);
                     self.refuse(key, &Refused::PoolGone, kit);
@@ -273,7 +275,8 @@ impl Arrivals {
     /// Resets it.
     fn end(&mut self, key: ArrivalKey, left: Left, by: By, kit: &Kit) {
         self.leave(key, left);
-        if let Some(arrival) = self.remove(key) {
+        if let Some(mut arrival) = self.remove(key) {
+            arrival.on_end(kit);
             let cause = Cause::new(by, arrival.state());
             arrival.request.reset(cause, kit);
         }
@@ -288,7 +291,8 @@ impl Arrivals {
     }
 
     fn refuse(&mut self, key: ArrivalKey, refused: &Refused, kit: &mut Kit) {
-        if let Some(arrival) = self.remove(key) {
+        if let Some(mut arrival) = self.remove(key) {
+            arrival.on_end(kit);
             let cause = Cause::new(refused.cause().by, arrival.state());
             arrival.request.refuse(refused, cause, kit);
         }
@@ -342,6 +346,13 @@ impl Arrival {
         match self.waits {
             Waits::No | Waits::Turn(..) => State::Queued,
             Waits::Header(..) | Waits::FirstBytes(..) => State::Connecting,
+        }
+    }
+
+    /// It has waited until now, if it has waited for its turn.
+    fn on_end(&mut self, kit: &Kit) {
+        if let (Waits::Turn(..), Some(history)) = (&self.waits, &mut self.request.history) {
+            history.on_dial(kit.now);
         }
     }
 

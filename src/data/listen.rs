@@ -242,6 +242,8 @@ pub(super) struct Admission {
     source: Option<Source>,
     worker: usize,
     descriptors: u32,
+    /// A route of the listener has chosen its pool.
+    pub(super) is_routed: bool,
 }
 
 impl Admission {
@@ -276,6 +278,7 @@ impl Admission {
             source: None,
             worker,
             descriptors,
+            is_routed: false,
         })
     }
 
@@ -373,7 +376,9 @@ fn destination(socket: &Socket, route: &Route) -> Destination {
     let address = listener.local_addr().map_or(NOWHERE, canonical);
     let plan = &route.pool.plan;
     let asks = |plan: &plan::Pool| {
-        plan.balance.hash_key.contains(&KeyPart::DestinationIp) || plan.send_proxy != SendProxy::Off
+        let sticky = plan.sticky.iter().flat_map(|sticky| &sticky.key);
+        let mut parts = plan.balance.hash_key.iter().chain(sticky);
+        parts.any(|part| *part == KeyPart::DestinationIp) || plan.send_proxy != SendProxy::Off
     };
     let routed = route.listener.routed.iter();
     let is_asked = asks(plan) || routed.into_iter().any(|pool| asks(&pool.plan));

@@ -14,6 +14,7 @@ use crossbeam::channel::Sender;
 pub use super::access_log::{AccessLog, Record};
 pub use super::entry::Barred;
 use super::entry::Sources;
+use super::listen::Admission;
 pub use super::queue::{Left, PoolQueue};
 use super::refuse::Refused;
 pub use super::sticky::Sticky;
@@ -46,14 +47,13 @@ impl Active {
     /// Where a client goes now that came by `listener` for `pool`, maybe under an earlier
     /// configuration: a limit that was lowered since then binds it too, and a backend that went is
     /// not for it. `None` if neither of them is there any more.
-    pub(super) fn pool_of(
-        &self,
-        listener: &Arc<ListenerCounters>,
-        pool: &Pool,
-    ) -> Option<&Arc<Pool>> {
-        let of_listener = |route: &&Route| Arc::ptr_eq(&route.listener.counters, listener);
+    pub(super) fn pool_of(&self, admission: &Admission, pool: &Pool) -> Option<&Arc<Pool>> {
+        let of_listener =
+            |route: &&Route| Arc::ptr_eq(&route.listener.counters, admission.listener());
         let of_name = |other: &&Arc<Pool>| other.plan.name == pool.plan.name;
-        let Some(route) = self.routes.iter().find(of_listener) else {
+        let route = self.routes.iter().find(of_listener);
+        // Whom its first bytes led here is not for the pool of those whom they lead nowhere.
+        let Some(route) = route.filter(|_| !admission.is_routed) else {
             return self.pools.iter().find(of_name);
         };
         let routed = route.listener.routed.iter().find(of_name);
@@ -63,10 +63,10 @@ impl Active {
     /// The same, for a client whose pool goes on without a configuration.
     pub(super) fn pool_now<'a>(
         &'a self,
-        listener: &Arc<ListenerCounters>,
+        admission: &Admission,
         pool: &'a Arc<Pool>,
     ) -> &'a Arc<Pool> {
-        self.pool_of(listener, pool).unwrap_or(pool)
+        self.pool_of(admission, pool).unwrap_or(pool)
     }
 
     /// The pool that has the name of `pool` now.

@@ -117,7 +117,10 @@ pub(super) fn find_pool(
     };
     match route(rules(), &known, is_final || seen == size) {
         None => return Look::Wait,
-        Some(Some(place)) => request.pool = Arc::clone(&listener.routed[place]),
+        Some(Some(place)) => {
+            request.pool = Arc::clone(&listener.routed[place]);
+            request.admission.is_routed = true;
+        }
         Some(None) => {}
     }
     Look::Done

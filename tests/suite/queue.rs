@@ -1,7 +1,8 @@
 //! Clients that wait while every backend is full.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use nix::sys::signal::Signal;
 
 use crate::harness::backend::{Gauge, dead};
 use crate::harness::clients::{Clients, finish_session};
+use crate::harness::faults::Swallowing;
+use crate::harness::proxy::Folder;
 use crate::harness::scale::amount;
 use crate::harness::stream::is_silent_for;
 use crate::harness::wait::DEADLINE;
@@ -173,18 +176,26 @@ fn who_waits_for_too_long_is_told_why() {
         let config = one_slot(axis, &backend)
             .pool("queue = { timeout = \"200ms\" }")
             .pool(r#"refuse = 'bytes:"503 busy\r\n"'"#);
-        let mut proxy = Proxy::start(&config);
+        let folder = Folder::new();
+        let log = folder.path().join("access.log");
+        let mut proxy = Proxy::start(&config.global(&format!("access_log = {{ path = {log:?} }}")));
         proxy.expect("queue.timeout is over");
         let open = backend.pair(proxy.front());
         let start = Instant::now();
         let mut client = connect(proxy.front());
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         assert_eq!(read_all(&mut client), (b"503 busy\r\n".into(), End::Fin));
-        assert!(start.elapsed() >= Duration::from_millis(200));
+        // The clock of a turn stands still, so a little may be missing.
+        assert!(start.elapsed() >= Duration::from_millis(150));
         drop((client, open));
         let totals = proxy.finish();
         assert_eq!(totals.queue("timed out"), 1);
         assert_eq!(totals.front("refused"), 1);
+        let lines = std::fs::read_to_string(&log).unwrap();
+        let line = lines.lines().find(|line| line.contains(" EQ ")).unwrap();
+        let (_, queued) = line.split_once("queue_ms=").unwrap();
+        let (queued, _) = queued.split_once(' ').unwrap();
+        assert!(queued.parse::<u64>().unwrap() >= 190, "{line}");
     });
 }
 
@@ -470,6 +481,96 @@ fn a_full_queue_and_a_crowd_leave_nothing_behind() {
         reset(client);
     }
     drop(open);
-    drop(served(proxy.front()));
+    until("there is room again", || try_served(proxy.front()).is_ok());
     proxy.finish();
+}
+
+#[test]
+fn nobody_waits_for_a_pool_that_is_gone() {
+    on_every_axis(|axis| {
+        let hole = Swallowing::start(axis.family);
+        let backend = Listening::start(axis.family);
+        let config = Config::of(axis, &[hole.address, backend.address])
+            .pool("balance = \"first\"")
+            .pool("max_connections = 1")
+            .pool("connect_timeout = \"1s\"");
+        let mut proxy = Proxy::start(&config);
+        proxy.expect("connect failed");
+        proxy.expect("client refused: it was removed");
+        let quiet = quiet(&proxy);
+        let mut client = connect(proxy.front());
+        wait_open(&proxy, quiet, 2);
+        let open = backend.pair(proxy.front());
+        let other = format!(
+            "[global]\nworkers = {}\nsplice = \"{}\"\n\
+             [[listener]]\nname = \"other\"\nbind = \"127.0.0.1:0\"\npool = \"other\"\n\
+             [pool.other]\nhealth = {{ type = \"none\" }}\n\
+             [[pool.other.backend]]\naddress = \"{}\"\n",
+            axis.workers, axis.splice, backend.address
+        );
+        proxy.write(other.as_bytes());
+        proxy.reload_file().unwrap();
+        // Its connect fails, the other backend is full, and nobody would call it.
+        assert_eq!(read_all(&mut client), (vec![], End::Reset));
+        drop(open);
+        proxy.finish();
+    });
+}
+
+#[test]
+fn a_backend_that_dies_lets_all_go_who_wait_for_it() {
+    let folder = Folder::new();
+    let path = folder.path().join("backend.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let config = Config::new(Axis::PLAIN)
+        .backend(&format!("unix:{}", path.display()))
+        .pool("max_connections = 1")
+        .pool("retries = 0");
+    let mut proxy = Proxy::start(&config);
+    proxy.expect("connect failed");
+    proxy.expect("client refused: 1 backends tried");
+    let quiet = quiet(&proxy);
+    let open = (connect(proxy.front()), listener.accept().unwrap());
+    // One a second would take longer than anybody waits here.
+    let mut clients: Vec<_> = (0..60).map(|_| connect(proxy.front())).collect();
+    wait_open(&proxy, quiet, 2 + 60);
+    std::fs::remove_file(&path).unwrap();
+    drop(listener);
+    drop(open);
+    for client in &mut clients {
+        assert_eq!(read_all(client), (vec![], End::Reset));
+    }
+    proxy.finish();
+}
+
+#[test]
+fn flows_do_not_pass_clients_that_wait() {
+    let backend = Served::echo(Family::V4);
+    let sink = UdpSocket::bind(backend.address).unwrap();
+    let config = Config::of(Axis::PLAIN, &[backend.address])
+        .pool("max_connections = 2")
+        .flows("idle_timeout = \"100ms\"")
+        .more("[[listener]]\nname = \"flows\"\nbind = \"127.0.0.1:0\"\nprotocol = \"udp\"\npool = \"pool\"");
+    let proxy = Proxy::start(&config);
+    let flows: SocketAddr = udp_address(&proxy);
+    let clients = Clients::start(8, proxy.front(), |front, _| {
+        let client = try_served(front).map_err(|error| error.to_string())?;
+        finish_session(client)
+    });
+    // New sources all the time, which never stop asking for a place.
+    until("many are served", || {
+        for _ in 0..20 {
+            let source = UdpSocket::bind("127.0.0.1:0").unwrap();
+            source.send_to(b"begin", flows).unwrap();
+        }
+        clients.done() > 500
+    });
+    assert_eq!(clients.stop().1, Vec::<String>::new());
+    drop(sink);
+    let totals = proxy.finish();
+    assert!(totals.listeners["flows"]["dropped no backend:"] > 0);
+}
+
+fn udp_address(proxy: &Proxy) -> SocketAddr {
+    *proxy.addresses("flows").last().unwrap()
 }

@@ -133,3 +133,19 @@ fn so_many_are_remembered_and_no_more() {
     assert_eq!(seen.len(), 4);
     proxy.finish();
 }
+
+#[test]
+fn a_destination_is_told_apart_on_a_wildcard_too() {
+    let tagged = Tagged::start(6);
+    let config = Config::of(Axis::PLAIN, &tagged.addresses())
+        .listener("bind = \"0.0.0.0:0\"")
+        .pool("balance = \"round_robin\"")
+        .pool("sticky = { key = [\"destination_ip\"] }");
+    let proxy = Proxy::start(&config);
+    let port = proxy.front().port();
+    let ask = |n: u8| Tagged::ask((Ipv4Addr::new(127, 0, 0, n), port).into()).0;
+    let first: Vec<_> = (1..=6).map(ask).collect();
+    assert_eq!(first, (0..6).collect::<Vec<_>>(), "by turns");
+    assert_eq!((1..=6).map(ask).collect::<Vec<_>>(), first);
+    proxy.finish();
+}

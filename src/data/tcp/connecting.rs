@@ -150,7 +150,7 @@ impl Session {
         };
         attempts.tried.push(self.leg.index);
         attempts.since = kit.now;
-        let pool = kit.active.pool_now(self.admission.listener(), &self.pool);
+        let pool = kit.active.pool_now(&self.admission, &self.pool);
         if !Arc::ptr_eq(pool, &self.pool) {
             attempts.tried = self.pool.places_in(pool, &attempts.tried);
             self.pool = Arc::clone(pool);

@@ -236,7 +236,8 @@ impl Gate {
         let mut tried = Vec::new();
         let mut no_leg = NoLeg::Dropped(Dropped::NoBackend);
         let mut named = self.named(first);
-        while tried.len() <= usize::from(pool.plan.retries) {
+        // Nobody passes those who wait.
+        while pool.queue.is_empty() && tried.len() <= usize::from(pool.plan.retries) {
             let choice = named
                 .take()
                 .or_else(|| pick(pool, &client, &tried, kit).ok());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Worker;
 use crate::data::fate::End;
+use crate::data::kit::Drain;
 use crate::data::mailbox::{Called, Command};
 use crate::data::queue::{CALLED_AT_ONCE, is_anybody_waiting};
 use crate::data::refuse::Refused;
@@ -58,6 +59,13 @@ impl Worker {
     }
 
     fn queue(&mut self, request: Request) {
+        let pool = (self.kit.active).pool_of(&request.admission, &request.pool);
+        if pool.is_none() {
+            // Nobody serves the queue of a pool that is gone.
+            let cause = Cause::new(Refused::PoolGone.cause().by, State::Queued);
+            request.refuse(&Refused::PoolGone, cause, &mut self.kit);
+            return;
+        }
         let registry = self.poll.registry();
         self.arrivals.queue(request, registry, &mut self.kit);
     }
@@ -76,6 +84,10 @@ impl Worker {
     /// Calls those who wait for slots that are free, here or on other workers.
     pub(super) fn serve_queues(&mut self) {
         self.may_call_more = false;
+        let is_over = |drain: &Drain| drain.until <= self.kit.heard;
+        if self.is_stopping || self.kit.drain.as_ref().is_some_and(is_over) {
+            return; // who would be called now is cut at once
+        }
         if !is_anybody_waiting(&self.shared.waiting) {
             return;
         }
@@ -90,7 +102,10 @@ impl Worker {
                         log::debug!("worker {}: worker {worker} has stopped", self.index);
                     }
                 } else if let Command::Call(called) = call {
+                    let before = self.sessions.len();
                     self.on_called(*called);
+                    // Its slot is free again, and this turn has served already.
+                    self.may_call_more |= self.sessions.len() == before;
                 }
             }
         }
@@ -116,8 +131,7 @@ impl Worker {
 
     /// Serves a client that was accepted some time ago, maybe by another worker or before the last change.
     pub(super) fn adopt(&mut self, mut request: Request) {
-        let listener = request.admission.listener();
-        let pool = self.kit.active.pool_now(listener, &request.pool);
+        let pool = self.kit.active.pool_now(&request.admission, &request.pool);
         request.pool = Arc::clone(pool);
         self.open(request);
     }

@@ -2,35 +2,11 @@
 //! force.
 
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 
-use crate::harness::backend::listen_with_backlog;
+use crate::harness::faults::Swallowing;
 use crate::harness::stream::is_silent_for;
-use crate::harness::{
-    Config, End, Family, Listening, Proxy, connect, on_every_axis, read_all, until,
-};
-
-/// A backend that answers no connect: its queue is full.
-struct Hole {
-    address: SocketAddr,
-    _queue: (TcpListener, Vec<TcpStream>),
-}
-
-impl Hole {
-    fn dig(family: Family) -> Self {
-        let listener = listen_with_backlog(family.any(), 0);
-        let address = listener.local_addr().unwrap();
-        let mut waiting = Vec::new();
-        let patience = std::time::Duration::from_millis(100);
-        while let Ok(stream) = TcpStream::connect_timeout(&address, patience) {
-            waiting.push(stream);
-        }
-        Self {
-            address,
-            _queue: (listener, waiting),
-        }
-    }
-}
+use crate::harness::{Config, End, Listening, Proxy, connect, on_every_axis, read_all, until};
 
 /// A client that is on its way to a hole when the reload comes.
 fn under_way(proxy: &Proxy) -> TcpStream {
@@ -46,7 +22,7 @@ fn under_way(proxy: &Proxy) -> TcpStream {
 #[test]
 fn a_client_under_way_goes_to_a_backend_that_came_and_not_to_one_that_went() {
     on_every_axis(|axis| {
-        let hole = Hole::dig(axis.family);
+        let hole = Swallowing::start(axis.family);
         let (went, came) = (Listening::start(axis.family), Listening::start(axis.family));
         let first = |others: &Listening| {
             Config::of(axis, &[hole.address, others.address])
@@ -68,7 +44,7 @@ fn a_client_under_way_goes_to_a_backend_that_came_and_not_to_one_that_went() {
 #[test]
 fn a_client_under_way_finds_the_limit_in_force() {
     on_every_axis(|axis| {
-        let hole = Hole::dig(axis.family);
+        let hole = Swallowing::start(axis.family);
         let backend = Listening::start(axis.family);
         let limited = |limit: u32| {
             Config::of(axis, &[backend.address])

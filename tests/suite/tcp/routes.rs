@@ -10,7 +10,7 @@ use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use crate::harness::stream::is_silent_for;
 use crate::harness::{
-    Axis, Config, End, Listening, Proxy, connect, on_every_axis, read_all, until,
+    Axis, Config, End, Listening, Proxy, connect, on_every_axis, process, read_all, until,
 };
 
 /// What a client of TLS sends first, in records of at most so many bytes.
@@ -187,7 +187,7 @@ fn who_says_too_little_or_too_late_goes_to_the_pool_of_the_listener() {
             .write_all(&hello("a.example", &[], None)[..20])
             .unwrap();
         let mut server = routed.backends[0].accept();
-        assert!(start.elapsed() >= Duration::from_millis(300));
+        assert!(start.elapsed() >= Duration::from_millis(250));
         server.read_exact(&mut [0; 20]).unwrap();
         drop((client, server));
         // One that ends early, and one whose first message is longer than is looked at.
@@ -242,5 +242,44 @@ fn a_reload_changes_the_routes_of_those_to_come() {
     // One that came before goes by the routes it found.
     early.write_all(b"/a HTTP/1.1\r\n").unwrap();
     drop((early, routed.backends[1].accept()));
+    routed.proxy.finish();
+}
+
+#[test]
+fn who_waits_where_a_route_has_led_stays_there() {
+    let routed = Routed::start(
+        Axis::PLAIN,
+        &["http_path = [\"/a\"]", "http_path = [\"/b\"]"],
+        &[],
+    );
+    let limited = |rules: &[&str]| {
+        let config = Routed::config(Axis::PLAIN, &routed.backends, rules, &[]);
+        config
+            .text()
+            .replace("[pool.p1]\n", "[pool.p1]\nmax_connections = 1\n")
+    };
+    routed
+        .proxy
+        .write(limited(&["http_path = [\"/a\"]", "http_path = [\"/b\"]"]).as_bytes());
+    routed.proxy.reload_file().unwrap();
+    let quiet = process::descriptors(routed.proxy.id()).others;
+    let ask = || {
+        let mut client = connect(routed.front());
+        client.write_all(b"GET /a HTTP/1.1\r\n").unwrap();
+        client
+    };
+    let open = (ask(), routed.backends[1].accept());
+    let waiting = ask();
+    until("it waits", || {
+        process::descriptors(routed.proxy.id()).others == quiet + 3
+    });
+    // What it asked for goes elsewhere from now on, and who asks for nothing goes where it always went.
+    routed
+        .proxy
+        .write(limited(&["http_path = [\"/c\"]", "http_path = [\"/a\"]"]).as_bytes());
+    routed.proxy.reload_file().unwrap();
+    drop(open);
+    drop((routed.backends[1].accept(), waiting));
+    routed.leads(&[b"GET /a HTTP/1.1\r\n"], 2);
     routed.proxy.finish();
 }
