@@ -15,7 +15,7 @@ use super::queue::{Left, Waiter};
 use super::refuse::Refused;
 use super::request::Request;
 use super::token::{ArrivalKey, SESSIONS_MAX, Subject, arrival_deadline_id, arrival_of};
-use crate::lb::admission::queue::Ticket;
+use crate::lb::admission::queue::{Standing, Ticket};
 use crate::lb::time::Tick;
 use crate::lb::traffic::cause::{By, Cause, State};
 use crate::lb::traffic::deadline::Wheel;
@@ -95,7 +95,12 @@ impl Arrivals {
     /// Lets a client wait in the queue of its pool, or refuses it.
     pub(super) fn queue(&mut self, request: Request, registry: &Registry, kit: &mut Kit) {
         let pool = Arc::clone(&request.pool);
-        let (client, source, since) = (request.client, request.source(), request.since);
+        let (client, source) = (request.client, request.source());
+        let standing = match (request.ticket, request.tried.is_empty()) {
+            (Some(ticket), _) => Standing::Again(ticket),
+            (None, true) => Standing::New(kit.now),
+            (None, false) => Standing::Since(request.since),
+        };
         let tried = request.tried.clone();
         let Some(key) = self.insert(request, Waits::No, registry, kit) else {
             return;
@@ -109,8 +114,9 @@ impl Arrivals {
             pool,
             tried,
         };
-        match queue.join(waiter, since) {
+        match queue.join(waiter, standing) {
             Ok(ticket) => {
+                self.clients[key].request.ticket = Some(ticket);
                 self.clients[key].waits = Waits::Turn(ticket, kit.now);
                 self.arm(key, kit);
             }
@@ -238,6 +244,7 @@ impl Arrivals {
                     self.leave(key, Left::Moved);
                     if let Some(mut request) = self.take(key, registry) {
                         request.tried.clear();
+                        request.ticket = None;
                         request.pool = pool;
                         moved.push(request);
                     }
@@ -250,6 +257,7 @@ impl Arrivals {
                 }
             }
         }
+        moved.sort_by_key(|request| request.since);
         moved
     }
 

@@ -171,6 +171,7 @@ impl Listener {
                     pool,
                     admission,
                     since: now,
+                    ticket: None,
                     tried: Vec::new(),
                     history: None,
                 }))

@@ -13,10 +13,9 @@ use super::dial::pick;
 use super::kit::Kit;
 use super::mailbox::{Called, Pool};
 use super::token::ArrivalKey;
-use crate::lb::admission::queue::{Full, Queue, Ticket, Turn};
+use crate::lb::admission::queue::{Full, Queue, Standing, Ticket, Turn};
 use crate::lb::admission::source::Source;
 use crate::lb::balance::pick::{Client, Refusal};
-use crate::lb::time::Tick;
 
 /// Keyed by the pool's name, so it outlives every reload, and so do those who wait.
 #[derive(Debug, Default)]
@@ -112,12 +111,12 @@ impl PoolQueue {
         self.left[left as usize].load(Relaxed)
     }
 
-    /// Adds somebody who came at `since`. Whoever adds serves the queue in the same turn: a slot that
+    /// Adds somebody. Whoever adds serves the queue in the same turn: a slot that
     /// was freed just before was not freed for anybody who waits.
-    pub(super) fn join(&self, waiter: Waiter, since: Tick) -> Result<Ticket, Full> {
+    pub(super) fn join(&self, waiter: Waiter, standing: Standing) -> Result<Ticket, Full> {
         let (source, limits) = (waiter.source, waiter.pool.plan.queue.limits);
         let mut queue = self.lock();
-        let joined = queue.join(waiter, source, since, limits);
+        let joined = queue.join(waiter, source, standing, limits);
         match joined {
             Ok(_) => self.set_length(&queue),
             Err(Full::All) => self.on_left(Left::Full),

@@ -8,6 +8,7 @@ use super::listen::Admission;
 use super::mailbox::{Listener, Pool};
 use super::refuse::{Refused, refuse};
 use super::stream::Stream;
+use crate::lb::admission::queue::Ticket;
 use crate::lb::admission::source::Source;
 use crate::lb::balance::pick::Client;
 use crate::lb::time::Tick;
@@ -29,6 +30,8 @@ pub(super) struct Request {
     pub(super) admission: Admission,
     /// When it was accepted.
     pub(super) since: Tick,
+    /// Where it stood in the queue of its pool, if it has.
+    pub(super) ticket: Option<Ticket>,
     /// Places of the backends that failed for this client.
     pub(super) tried: Vec<u16>,
     /// For the access log, if there is one; begins when a backend is looked for.

@@ -14,6 +14,7 @@ use crate::data::pipes::Parked;
 use crate::data::refuse::Refused;
 use crate::data::request::Request;
 use crate::data::token::{SessionKey, Subject};
+use crate::lb::admission::queue::Ticket;
 use crate::lb::balance::pick::{Client, Picked};
 use crate::lb::time::Tick;
 use crate::lb::traffic::relay::{Ready, Relay, Side};
@@ -26,6 +27,7 @@ pub(super) struct Attempts {
     is_named: bool,
     is_own: bool,
     accepted: Tick,
+    ticket: Option<Ticket>,
     /// Places of the backends that failed for this client.
     tried: Vec<u16>,
     pub(super) since: Tick,
@@ -60,6 +62,7 @@ impl Session {
                 is_named: request.is_named,
                 is_own: request.is_own,
                 accepted: request.since,
+                ticket: request.ticket,
                 tried: request.tried,
                 since: kit.now,
             })),
@@ -152,6 +155,9 @@ impl Session {
         attempts.since = kit.now;
         let pool = kit.active.pool_now(&self.admission, &self.pool);
         if !Arc::ptr_eq(pool, &self.pool) {
+            if !Arc::ptr_eq(&pool.queue, &self.pool.queue) {
+                attempts.ticket = None; // that is a place in another queue
+            }
             attempts.tried = self.pool.places_in(pool, &attempts.tried);
             self.pool = Arc::clone(pool);
         }
@@ -189,6 +195,7 @@ impl Session {
             pool: self.pool,
             admission: self.admission,
             since: attempts.accepted,
+            ticket: attempts.ticket,
             tried: attempts.tried,
             history: self.history,
         })

@@ -25,7 +25,18 @@ pub enum Full {
     Source,
 }
 
-/// A place in a queue, never used twice; in order.
+/// Where somebody stands who joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Behind all who have joined before, as of now.
+    New(Tick),
+    /// It has never waited, has had its turn, and came then: before all who came later.
+    Since(Tick),
+    /// Where it stood before.
+    Again(Ticket),
+}
+
+/// A place in a queue, which nobody else ever gets; in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket {
     since: Tick,
@@ -51,6 +62,9 @@ pub struct Queue<T> {
     sources: BTreeMap<Source, u32>,
     /// The number of the next ticket.
     next: u64,
+    /// As of when the last one joined that was new. Those who ask may be of several workers, whose
+    /// clocks stand still for a turn each.
+    latest: Tick,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +79,7 @@ impl<T> Default for Queue<T> {
             waiters: BTreeMap::new(),
             sources: BTreeMap::new(),
             next: 0,
+            latest: Tick::ZERO,
         }
     }
 }
@@ -85,13 +100,12 @@ impl<T> Queue<T> {
         self.waiters.keys().next().map(|ticket| ticket.since)
     }
 
-    /// Adds somebody of `source` (`None` = of nobody that is counted) who came at `since`, behind
-    /// everybody who did not come later.
+    /// Adds somebody of `source`; `None` = of nobody that is counted.
     pub fn join(
         &mut self,
         item: T,
         source: Option<Source>,
-        since: Tick,
+        standing: Standing,
         limits: Limits,
     ) -> Result<Ticket, Full> {
         if self.waiters.len() >= limits.all as usize {
@@ -104,8 +118,21 @@ impl<T> Queue<T> {
             }
             self.sources.insert(source, count + 1);
         }
-        let number = self.next;
-        self.next += 1;
+        let since = match standing {
+            Standing::New(now) => {
+                self.latest = self.latest.max(now);
+                self.latest
+            }
+            Standing::Since(since) => since,
+            Standing::Again(ticket) => ticket.since,
+        };
+        let number = match standing {
+            Standing::Again(ticket) => ticket.number,
+            Standing::New(_) | Standing::Since(_) => {
+                self.next += 1;
+                self.next
+            }
+        };
         let ticket = Ticket { since, number };
         let waiter = Waiter { item, source };
         self.waiters.insert(ticket, waiter);
@@ -178,7 +205,8 @@ mod tests {
         let mut queue = Queue::default();
         let mut join = |item: u32, since_ms| {
             let since = Tick::from_ms(since_ms);
-            queue.join(item, source(item), since, NO_LIMITS).unwrap()
+            let standing = Standing::Since(since);
+            queue.join(item, source(item), standing, NO_LIMITS).unwrap()
         };
         join(1, 10);
         let second = join(2, 10);
@@ -193,13 +221,31 @@ mod tests {
     }
 
     #[test]
+    fn newcomers_stand_behind_whatever_their_clock_says_and_who_comes_back_where_it_stood() {
+        let mut queue = Queue::default();
+        let join = |queue: &mut Queue<u32>, item, standing| {
+            queue.join(item, None, standing, NO_LIMITS).unwrap()
+        };
+        let at = Tick::from_ms;
+        let first = join(&mut queue, 1, Standing::New(at(10)));
+        join(&mut queue, 2, Standing::New(at(9)));
+        join(&mut queue, 3, Standing::New(at(11)));
+        join(&mut queue, 4, Standing::Since(at(5)));
+        assert_eq!(queue.leave(first), Some(1));
+        join(&mut queue, 5, Standing::New(at(12)));
+        assert_eq!(join(&mut queue, 1, Standing::Again(first)), first);
+        assert_eq!(take_all(&mut queue), [4, 1, 2, 3, 5]);
+    }
+
+    #[test]
     fn limits_hold_for_all_and_for_each_source() {
         let limits = Limits {
             all: 3,
             per_source: 2,
         };
         let mut queue = Queue::default();
-        let join = |queue: &mut Queue<u32>, of| queue.join(0, of, Tick::ZERO, limits);
+        let join =
+            |queue: &mut Queue<u32>, of| queue.join(0, of, Standing::New(Tick::ZERO), limits);
         let first = join(&mut queue, source(1)).unwrap();
         join(&mut queue, source(1)).unwrap();
         assert_eq!(join(&mut queue, source(1)), Err(Full::Source));
@@ -214,7 +260,9 @@ mod tests {
     fn whom_a_slot_does_not_suit_holds_nobody_up() {
         let mut queue = Queue::default();
         for item in 0..5 {
-            queue.join(item, None, Tick::ZERO, NO_LIMITS).unwrap();
+            queue
+                .join(item, None, Standing::New(Tick::ZERO), NO_LIMITS)
+                .unwrap();
         }
         let mut asked = Vec::new();
         let left = queue.serve(2, |&item| {
@@ -268,7 +316,7 @@ mod tests {
                         } else {
                             Ok(())
                         };
-                        let joined = queue.join(number, source(of), Tick::from_ms(since_ms), limits);
+                        let joined = queue.join(number, source(of), Standing::Since(Tick::from_ms(since_ms)), limits);
                         prop_assert_eq!(joined.map(drop), expected);
                         if let Ok(ticket) = joined {
                             let later = model.iter().position(|&(_, _, _, other)| other > since_ms);

@@ -3,7 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::{Limits, Queue, Ticket, Turn};
+use super::{Limits, Queue, Standing, Ticket, Turn};
 use crate::lb::time::Tick;
 
 /// What a worker does next. A turn of a worker is a few of these, the last of which is to serve.
@@ -107,7 +107,7 @@ impl World {
                 // Time stands still, as it does within a millisecond.
                 let ticket = self
                     .queue
-                    .join(client, None, Tick::ZERO, NO_LIMITS)
+                    .join(client, None, Standing::New(Tick::ZERO), NO_LIMITS)
                     .unwrap();
                 self.length = self.queue.len();
                 self.clients[usize::from(client)] = State::Waiting(ticket);

@@ -243,18 +243,19 @@ fn converse(front: SocketAddr, seed: u64, size: usize) -> bool {
     let payload = Payload::new(seed);
     let mut writer = stream.try_clone().unwrap();
     std::thread::scope(|scope| {
-        scope.spawn(move || {
+        let writing = scope.spawn(move || {
             let bytes = payload.bytes(size);
-            if writer.write_all(&bytes).is_ok() {
-                drop(writer.shutdown(Shutdown::Write));
-            }
+            writer.write_all(&bytes).is_ok() && writer.shutdown(Shutdown::Write).is_ok()
         });
         let (mut piece, mut position) = (vec![0; 64 * 1024], 0);
         loop {
             match uninterrupted(|| stream.read(&mut piece)) {
                 Ok(0) => {
-                    assert_eq!(position, size as u64, "it looks complete and is not");
-                    return true;
+                    let is_whole = position == size as u64;
+                    // A reset is told once: to whoever writes, if that comes first.
+                    let is_written = writing.join().unwrap();
+                    assert!(is_whole || !is_written, "it looks complete and is not");
+                    return is_whole;
                 }
                 Ok(count) => {
                     payload.check(position, &piece[..count]);
@@ -295,12 +296,14 @@ fn is_answered(client: &UdpSocket, number: u32) -> bool {
     false
 }
 
-/// Asks for a reload until the file is in force: a signal may be lost, and a reload may fail.
+/// Asks for a reload until the file is in force: a signal may be lost, and a reload may fail. Some fail
+/// each time, because each is on a thread of its own, which meets the failure anew; then they say so.
 fn reload(proxy: &Proxy, config: &Config) {
     proxy.write(config.text().as_bytes());
+    let mut outcome = None;
     let is_in_force = (0..TRIES).any(|_| {
         let mark = proxy.log.mark();
-        let mut outcome = None;
+        outcome = None;
         proxy.signal(Signal::SIGHUP);
         within(DEADLINE / 4, || {
             outcome = proxy.log.find(mark, |line| {
@@ -311,7 +314,10 @@ fn reload(proxy: &Proxy, config: &Config) {
         });
         outcome == Some(true)
     });
-    assert!(is_in_force, "a reload without an outcome");
+    assert!(
+        is_in_force || outcome.is_some(),
+        "a reload without an outcome"
+    );
 }
 
 /// Fails unless it serves somebody by each protocol, where one more may meet a failure.
