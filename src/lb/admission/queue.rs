@@ -316,7 +316,8 @@ mod tests {
                         } else {
                             Ok(())
                         };
-                        let joined = queue.join(number, source(of), Standing::Since(Tick::from_ms(since_ms)), limits);
+                        let since = Standing::Since(Tick::from_ms(since_ms));
+                        let joined = queue.join(number, source(of), since, limits);
                         prop_assert_eq!(joined.map(drop), expected);
                         if let Ok(ticket) = joined {
                             let later = model.iter().position(|&(_, _, _, other)| other > since_ms);
