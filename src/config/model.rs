@@ -112,6 +112,12 @@ pub(super) struct Backend {
 }
 
 impl Listener {
+    /// Whether it takes datagrams rather than streams, as far as its addresses tell.
+    pub(super) fn is_udp(&self) -> bool {
+        let first = self.bind.iter().flatten().next();
+        first.is_some_and(|bind| matches!(bind.value, Bind::Udp(_)))
+    }
+
     /// The pools that its clients may come to, as far as they are written.
     pub(super) fn pools(&self) -> impl Iterator<Item = &Written<String>> {
         let routed = self.routes.iter().filter_map(|route| route.pool.as_ref());

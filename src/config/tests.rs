@@ -1,5 +1,7 @@
 //! Whole configurations: defaults, odd texts, mutations, sizes.
 
+mod defaults;
+
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -31,125 +33,8 @@ const CORPUS: [&str; 7] = [
     include_str!("../../tests/config/invalid/values.toml"),
 ];
 
-const DEFAULT_OUTLIER: outlier::Settings = outlier::Settings {
-    consecutive_failures: 5,
-    eject_time: Duration::from_secs(30),
-    max_ejected: 0.5,
-};
-
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
-}
-
-fn default_queue() -> Queue {
-    Queue {
-        limits: queue::Limits {
-            all: 1024,
-            per_source: 0,
-        },
-        timeout: Duration::from_secs(120),
-        abort_on_close: true,
-    }
-}
-
-#[test]
-fn defaults_are_those_of_the_contract() {
-    let seconds = Duration::from_secs;
-    let expected = Plan {
-        global: Global {
-            access_log: None,
-            workers: None,
-            max_connections: None,
-            drain_timeout: seconds(300),
-            user: None,
-            group: None,
-            splice: Splice::Auto,
-        },
-        listeners: vec![Arc::new(default_listener())],
-        pools: vec![Arc::new(Pool {
-            name: "p".to_owned(),
-            balance: Settings {
-                policy: Policy::Hash,
-                hash_key: vec![
-                    KeyPart::SourceIp,
-                    KeyPart::SourcePort,
-                    KeyPart::DestinationIp,
-                    KeyPart::DestinationPort,
-                ],
-                load_factor: 0.0,
-                fail_open: true,
-                panic_threshold: 0.0,
-                slow_start: Duration::ZERO,
-                outlier: DEFAULT_OUTLIER,
-            },
-            connect_timeout: seconds(2),
-            retries: 2,
-            idle_timeout: seconds(3600),
-            half_close_timeout: seconds(300),
-            on_down: OnDown::Keep,
-            refuse: Refuse::Reset,
-            queue: default_queue(),
-            sticky: None,
-            send_proxy: SendProxy::Off,
-            source: Source::Any,
-            health: Health::Probed(Probe {
-                kind: ProbeKind::Tcp,
-                interval: seconds(2),
-                fast_interval: Duration::from_millis(500),
-                down_interval: seconds(5),
-                timeout: seconds(1),
-                rise: 2,
-                fall: 3,
-                address: None,
-                port: 0,
-                initial_up: true,
-                progress_is_alive: true,
-            }),
-            udp: Udp {
-                rules: Rules {
-                    idle: seconds(30),
-                    answers: Answers::Any,
-                    requests: 0,
-                    amplification: 0,
-                },
-                max_flows: 65_536,
-                new_flows_per_second: 0,
-                quic_server_id_length: 0,
-            },
-            backends: vec![default_backend()],
-        })],
-    };
-    assert_eq!(load(MINIMAL, "f"), Ok(expected));
-}
-
-fn default_backend() -> Backend {
-    Backend {
-        name: "10.0.0.1:2".to_owned(),
-        address: Address::Ip(address("10.0.0.1:2")),
-        weight: 100,
-        max_connections: 0,
-        backup: false,
-        server_id: None,
-    }
-}
-
-fn default_listener() -> Listener {
-    Listener {
-        name: "a".to_owned(),
-        bind: vec![Bind::Tcp(address("127.0.0.1:1"))],
-        pool: "p".to_owned(),
-        max_connections: 0,
-        per_source: Limits::default(),
-        allow: Vec::new(),
-        deny: Vec::new(),
-        accept_proxy: None,
-        trusted: Vec::new(),
-        preread: Preread {
-            timeout: Duration::from_secs(3),
-            size: 16 << 10,
-        },
-        routes: Vec::new(),
-    }
 }
 
 #[test]

@@ -30,23 +30,16 @@ pub(super) fn check_clients(listeners: &[Listener], problems: &Problems) {
 
 /// What streams alone begin with is looked for in streams alone.
 pub(super) fn check_first_bytes(listeners: &[Listener], problems: &Problems) {
-    let is_udp = |listener: &&Listener| {
-        let mut binds = listener.bind.iter().flatten();
-        binds.any(|bind| matches!(bind.value, Bind::Udp(_)))
-    };
-    for listener in listeners {
-        let header = &listener.accept_proxy;
-        if is_udp(&listener) {
-            let wrong = |at, key| {
-                let what = format!("`{key}` is for protocol tcp");
-                problems.value(at, Wrong::new(what, "remove it"));
-            };
-            if header.value.is_some() {
-                wrong(header.at, "accept_proxy");
-            }
-            if let Some(route) = listener.routes.first() {
-                wrong(route.at, "route");
-            }
+    for listener in listeners.iter().filter(|listener| listener.is_udp()) {
+        let wrong = |at, key| {
+            let what = format!("`{key}` is for protocol tcp");
+            problems.value(at, Wrong::new(what, "remove it"));
+        };
+        if listener.accept_proxy.value.is_some() {
+            wrong(listener.accept_proxy.at, "accept_proxy");
+        }
+        if let Some(route) = listener.routes.first() {
+            wrong(route.at, "route");
         }
     }
 }

@@ -4,18 +4,12 @@ use std::collections::HashSet;
 
 use crate::config::error::{Problems, Wrong};
 use crate::config::model::{self, HealthKind, Model};
-use crate::config::plan::{Address, Bind, SendProxy};
+use crate::config::plan::{Address, SendProxy};
 use crate::lb::traffic::flow::Answers;
 
 /// Datagrams go to addresses, not to Unix sockets.
 pub(super) fn check_addresses(model: &Model, problems: &Problems) {
-    let is_udp = |listener: &&model::Listener| {
-        let binds = listener.bind.iter().flatten();
-        binds.take(1).any(|bind| matches!(bind.value, Bind::Udp(_)))
-    };
-    let udp_pools: HashSet<&str> = (model.listeners.iter().filter(is_udp))
-        .filter_map(|listener| listener.pool.as_ref().map(|pool| pool.value.as_str()))
-        .collect();
+    let udp_pools = datagram_pools(model);
     for pool in &model.pools {
         let sender = if udp_pools.contains(pool.name.value.as_str()) {
             "a listener with protocol udp"
@@ -50,13 +44,7 @@ pub(super) fn check_amplification(pool: &model::Pool, problems: &Problems) {
 
 /// Version 1 of the PROXY protocol stands before streams only.
 pub(super) fn check_send_proxy(model: &Model, problems: &Problems) {
-    let takes_datagrams = |listener: &&model::Listener| {
-        let mut binds = listener.bind.iter().flatten();
-        binds.any(|bind| matches!(bind.value, Bind::Udp(_)))
-    };
-    let datagram_pools: HashSet<&str> = (model.listeners.iter().filter(takes_datagrams))
-        .filter_map(|listener| listener.pool.as_ref().map(|pool| pool.value.as_str()))
-        .collect();
+    let datagram_pools = datagram_pools(model);
     let asks = |pool: &&model::Pool| pool.send_proxy.value == SendProxy::V1;
     for pool in model.pools.iter().filter(asks) {
         if datagram_pools.contains(pool.name.value.as_str()) {
@@ -65,4 +53,11 @@ pub(super) fn check_send_proxy(model: &Model, problems: &Problems) {
             problems.value(pool.send_proxy.at, Wrong::new(what, cure));
         }
     }
+}
+
+/// The pools that datagrams go to.
+fn datagram_pools(model: &Model) -> HashSet<&str> {
+    let listeners = model.listeners.iter().filter(|listener| listener.is_udp());
+    let pools = listeners.flat_map(model::Listener::pools);
+    pools.map(|pool| pool.value.as_str()).collect()
 }
