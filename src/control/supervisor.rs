@@ -209,10 +209,6 @@ impl Supervisor {
                     }
                 }
                 Some(report) = self.reports.recv() => match (report, &mut drain) {
-                    (Report::ConnectFailed(backend), _) => self.probers.look_early(&backend),
-                    (Report::Ejected { backend, until }, _) => {
-                        ejection::watch(&backend, until, self.shared.epoch, tasks);
-                    }
                     (Report::Drained { worker }, Some(drain)) => {
                         drain.drained[worker] = true;
                         // A session that is open now is on its way from one worker to another.
@@ -221,13 +217,24 @@ impl Supervisor {
                             break;
                         }
                     }
-                    (Report::Drained { .. } | Report::Installed { .. }, _) => {}
+                    (report, _) => self.hear(report, tasks),
                 },
                 () = tokio::time::sleep_until(until.into()) => break,
                 _ = alive.tick(), if self.alive_every.is_some() => self.say_alive(),
             }
         }
         self.stop(drain.is_none());
+    }
+
+    /// Takes in what workers say that nobody waits for.
+    fn hear(&self, report: Report, tasks: &LocalSet) {
+        match report {
+            Report::ConnectFailed(backend) => self.probers.look_early(&backend),
+            Report::Ejected { backend, until } => {
+                ejection::watch(&backend, until, self.shared.epoch, tasks);
+            }
+            Report::Installed { .. } | Report::Drained { .. } => {}
+        }
     }
 
     /// Loads the configuration again, unless that is under way: then once more after it.
@@ -339,11 +346,7 @@ impl Supervisor {
                 Some(Report::Installed { generation, .. }) if generation == self.generation => {
                     left -= 1;
                 }
-                Some(Report::ConnectFailed(backend)) => self.probers.look_early(&backend),
-                Some(Report::Ejected { backend, until }) => {
-                    ejection::watch(&backend, until, self.shared.epoch, tasks);
-                }
-                Some(Report::Installed { .. } | Report::Drained { .. }) => {}
+                Some(report) => self.hear(report, tasks),
                 None => return Err(Failure("all workers have ended".to_owned())),
             }
         }

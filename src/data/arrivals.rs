@@ -15,9 +15,10 @@ use super::queue::{Left, Waiter};
 use super::refuse::Refused;
 use super::request::Request;
 use super::token::{ArrivalKey, SESSIONS_MAX, Subject, arrival_deadline_id, arrival_of};
-use crate::lb::admission::queue::{Standing, Ticket};
+use crate::lb::admission::queue::Ticket;
+use crate::lb::admission::source::Source;
 use crate::lb::time::Tick;
-use crate::lb::traffic::cause::{By, Cause, State};
+use crate::lb::traffic::cause::{By, State};
 use crate::lb::traffic::deadline::Wheel;
 use crate::lb::traffic::relay::Ready;
 use crate::wire::proxy_header::parse::Versions;
@@ -95,13 +96,13 @@ impl Arrivals {
     /// Lets a client wait in the queue of its pool, or refuses it.
     pub(super) fn queue(&mut self, request: Request, registry: &Registry, kit: &mut Kit) {
         let pool = Arc::clone(&request.pool);
-        let (client, source) = (request.client, request.source());
-        let standing = match (request.ticket, request.tried.is_empty()) {
-            (Some(ticket), _) => Standing::Again(ticket),
-            (None, true) => Standing::New(kit.now),
-            (None, false) => Standing::Since(request.since),
-        };
-        let tried = request.tried.clone();
+        let caller = &request.caller;
+        let (client, tried, standing) = (
+            caller.client,
+            caller.tried.clone(),
+            caller.standing(kit.now),
+        );
+        let source = caller.address().map(|address| Source::of(address.ip()));
         let Some(key) = self.insert(request, Waits::No, registry, kit) else {
             return;
         };
@@ -116,7 +117,7 @@ impl Arrivals {
         };
         match queue.join(waiter, standing) {
             Ok(ticket) => {
-                self.clients[key].request.ticket = Some(ticket);
+                self.clients[key].request.caller.ticket = Some(ticket);
                 self.clients[key].waits = Waits::Turn(ticket, kit.now);
                 self.arm(key, kit);
             }
@@ -235,7 +236,7 @@ impl Arrivals {
             match pool {
                 // Who has yet to say something waits in no queue, and goes on saying it.
                 Some(pool) if !has_turn || Arc::ptr_eq(&pool.queue, &request.pool.queue) => {
-                    request.tried = request.pool.places_in(pool, &request.tried);
+                    request.caller.follow(&request.pool, pool);
                     request.pool = Arc::clone(pool);
                     self.arm(key, kit);
                 }
@@ -243,8 +244,7 @@ impl Arrivals {
                     let pool = Arc::clone(pool);
                     self.leave(key, Left::Moved);
                     if let Some(mut request) = self.take(key, registry) {
-                        request.tried.clear();
-                        request.ticket = None;
+                        request.caller.follow(&request.pool, &pool);
                         request.pool = pool;
                         moved.push(request);
                     }
@@ -257,7 +257,7 @@ impl Arrivals {
                 }
             }
         }
-        moved.sort_by_key(|request| request.since);
+        moved.sort_by_key(|request| request.caller.since);
         moved
     }
 
@@ -285,8 +285,8 @@ impl Arrivals {
         self.leave(key, left);
         if let Some(mut arrival) = self.remove(key) {
             arrival.on_end(kit);
-            let cause = Cause::new(by, arrival.state());
-            arrival.request.reset(cause, kit);
+            let state = arrival.state();
+            arrival.request.reset(by, state, kit);
         }
     }
 
@@ -301,8 +301,8 @@ impl Arrivals {
     fn refuse(&mut self, key: ArrivalKey, refused: &Refused, kit: &mut Kit) {
         if let Some(mut arrival) = self.remove(key) {
             arrival.on_end(kit);
-            let cause = Cause::new(refused.cause().by, arrival.state());
-            arrival.request.refuse(refused, cause, kit);
+            let state = arrival.state();
+            arrival.request.refuse(refused, state, kit);
         }
     }
 
@@ -324,7 +324,7 @@ impl Arrivals {
         kit: &mut Kit,
     ) -> Option<ArrivalKey> {
         if self.clients.len() >= SESSIONS_MAX {
-            request.reset(Cause::new(By::Kernel, State::Queued), kit);
+            request.reset(By::Kernel, State::Queued, kit);
             return None;
         }
         let key = self.clients.insert(Arrival { request, waits });

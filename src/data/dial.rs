@@ -9,6 +9,7 @@ use super::fate::End;
 use super::kit::Kit;
 use super::mailbox::{Pool, Report};
 use super::refuse::Refused;
+use super::request::Caller;
 use super::stream::Stream;
 use crate::lb::backend::{BackendState, Lease};
 use crate::lb::balance::pick::{Client, Picked, Refusal};
@@ -48,15 +49,15 @@ impl Leg {
     }
 }
 
-/// Starts to connect to the backend that is `picked` already, or to the best that is not in `tried`,
-/// going on to the next as long as a connect fails at once and the pool allows another attempt.
+/// Starts to connect to the backend that is `picked` already, or to the best that the caller has not
+/// tried, going on to the next as long as a connect fails at once and the pool allows another attempt.
 pub(super) fn dial(
     pool: &Arc<Pool>,
-    client: &Client,
-    tried: &mut Vec<u16>,
+    caller: &mut Caller,
     mut picked: Option<Picked>,
     kit: &mut Kit,
 ) -> Result<Leg, Refused> {
+    let Caller { client, tried, .. } = caller;
     let mut shortage = None;
     while tried.len() <= usize::from(pool.plan.retries) {
         let picked = match picked.take() {

@@ -94,7 +94,7 @@ impl End {
                 Cause::new(By::Evenkeel, State::TimedOut)
             }
             (Self::Cut(_), _) => Cause::new(By::Evenkeel, state),
-            (Self::Refuse(refused), _) => refused.cause(),
+            (Self::Refuse(refused), _) => Cause::new(refused.by(), State::Connecting),
         }
     }
 }

@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use mio::net::{TcpListener, UnixListener};
 use mio::{Registry, Token};
 
-use super::mailbox::{self, Barred, ListenerCounters, Route, Shared};
-use super::request::Request;
+use super::mailbox::{self, Barred, ListenerCounters, Pool, Route, Shared};
+use super::request::{Caller, Request};
 use super::stream::Stream;
-use crate::config::plan::{self, SendProxy};
+use crate::config::plan::SendProxy;
 use crate::lb::admission::source::Source;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::Client;
@@ -163,16 +163,18 @@ impl Listener {
                 let pool = Arc::clone(&self.route.pool);
                 let is_read = listener.plan.accept_proxy.is_some() || !listener.routed.is_empty();
                 Accept::Client(Box::new(Request {
-                    is_named: matches!(stream, Stream::Tcp(_)),
-                    is_own: false,
+                    caller: Caller {
+                        client,
+                        is_named: matches!(stream, Stream::Tcp(_)),
+                        is_own: false,
+                        since: now,
+                        ticket: None,
+                        tried: Vec::new(),
+                    },
                     unread: is_read.then(|| Arc::clone(listener)),
                     stream,
-                    client,
                     pool,
                     admission,
-                    since: now,
-                    ticket: None,
-                    tried: Vec::new(),
                     history: None,
                 }))
             }
@@ -375,15 +377,14 @@ fn destination(socket: &Socket, route: &Route) -> Destination {
         return Destination::Known(NOWHERE);
     };
     let address = listener.local_addr().map_or(NOWHERE, canonical);
-    let plan = &route.pool.plan;
-    let asks = |plan: &plan::Pool| {
+    let asks = |pool: &Arc<Pool>| {
+        let plan = &pool.plan;
         let sticky = plan.sticky.iter().flat_map(|sticky| &sticky.key);
         let mut parts = plan.balance.hash_key.iter().chain(sticky);
         parts.any(|part| *part == KeyPart::DestinationIp) || plan.send_proxy != SendProxy::Off
     };
-    let routed = route.listener.routed.iter();
-    let is_asked = asks(plan) || routed.into_iter().any(|pool| asks(&pool.plan));
-    if is_asked && address.ip().is_unspecified() {
+    let mut pools = std::iter::once(&route.pool).chain(&route.listener.routed);
+    if pools.any(asks) && address.ip().is_unspecified() {
         Destination::Ask(address)
     } else {
         Destination::Known(address)

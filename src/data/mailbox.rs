@@ -50,14 +50,12 @@ impl Active {
     pub(super) fn pool_of(&self, admission: &Admission, pool: &Pool) -> Option<&Arc<Pool>> {
         let of_listener =
             |route: &&Route| Arc::ptr_eq(&route.listener.counters, admission.listener());
-        let of_name = |other: &&Arc<Pool>| other.plan.name == pool.plan.name;
         let route = self.routes.iter().find(of_listener);
         // Whom its first bytes led here is not for the pool of those whom they lead nowhere.
         let Some(route) = route.filter(|_| !admission.is_routed) else {
-            return self.pools.iter().find(of_name);
+            return named(&self.pools, pool);
         };
-        let routed = route.listener.routed.iter().find(of_name);
-        Some(routed.unwrap_or(&route.pool))
+        Some(named(&route.listener.routed, pool).unwrap_or(&route.pool))
     }
 
     /// The same, for a client whose pool goes on without a configuration.
@@ -71,9 +69,13 @@ impl Active {
 
     /// The pool that has the name of `pool` now.
     pub(super) fn of_name<'a>(&'a self, pool: &'a Arc<Pool>) -> &'a Arc<Pool> {
-        let of_name = |other: &&Arc<Pool>| other.plan.name == pool.plan.name;
-        self.pools.iter().find(of_name).unwrap_or(pool)
+        named(&self.pools, pool).unwrap_or(pool)
     }
+}
+
+/// The one of `pools` that has the name of `pool`.
+fn named<'a>(pools: &'a [Arc<Pool>], pool: &Pool) -> Option<&'a Arc<Pool>> {
+    pools.iter().find(|other| other.plan.name == pool.plan.name)
 }
 
 /// One listening address and what happens to its connections.

@@ -50,22 +50,22 @@ pub(super) fn introduce(
     if !matches!(request.stream.read(&mut kit.scratch[..length]), Ok(read) if read == length) {
         return Look::Gone;
     }
+    let caller = &mut request.caller;
     match origin {
         Origin::Client(ends) => {
-            request.client.source = ends.source;
-            request.client.destination = ends.destination;
-            request.is_named = true;
+            caller.client.source = ends.source;
+            caller.client.destination = ends.destination;
+            caller.is_named = true;
         }
-        Origin::Proxy => request.is_own = true,
+        Origin::Proxy => caller.is_own = true,
         Origin::Unknown => {}
     }
-    if request.is_named {
-        let address = request.client.source.ip();
-        if let Err(reason) = request.admission.enter(listener, address, kit.now) {
-            let name = &listener.plan.name;
-            kit.notices.barred(kit.now, name, address, reason);
-            return Look::Barred(reason);
-        }
+    if let Some(address) = caller.address().map(|address| address.ip())
+        && let Err(reason) = request.admission.enter(listener, address, kit.now)
+    {
+        let name = &listener.plan.name;
+        kit.notices.barred(kit.now, name, address, reason);
+        return Look::Barred(reason);
     }
     Look::Done
 }
@@ -77,7 +77,7 @@ pub(super) fn bar(
     what: &dyn fmt::Display,
     kit: &mut Kit,
 ) -> Barred {
-    let (reason, address) = (Barred::Unintroduced, request.client.source.ip());
+    let (reason, address) = (Barred::Unintroduced, request.caller.client.source.ip());
     let name = &listener.plan.name;
     let what: &dyn fmt::Display = &format_args!("its PROXY header: {what}");
     kit.notices
@@ -106,7 +106,7 @@ pub(super) fn find_pool(
     let hello = asks_tls.then(|| client_hello::parse(bytes));
     let head = asks_http.then(|| http_head::parse(bytes));
     let known = Known {
-        source: request.is_named.then(|| request.client.source.ip()),
+        source: request.caller.address().map(|address| address.ip()),
         sni: said(&hello, |hello| Ok(hello.server_name())),
         alpn: said(&hello, |hello| {
             let offered = hello.protocols().map(|name| name.bytes().to_vec());

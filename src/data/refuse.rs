@@ -9,7 +9,7 @@ use super::stream::Stream;
 use crate::config::plan::Refuse;
 use crate::lb::admission::queue::Full;
 use crate::lb::balance::pick::Refusal;
-use crate::lb::traffic::cause::{By, Cause, State};
+use crate::lb::traffic::cause::By;
 
 /// Why a client gets no backend.
 #[derive(Debug)]
@@ -29,16 +29,15 @@ pub(super) enum Refused {
 }
 
 impl Refused {
-    /// What the access log says of it.
-    pub(super) const fn cause(&self) -> Cause {
-        let by = match self {
+    /// Who does not let it have one, for the access log.
+    pub(super) const fn by(&self) -> By {
+        match self {
             Self::Balancer(_) | Self::QueueFull(_) | Self::QueueTimeout | Self::PoolGone => {
                 By::Evenkeel
             }
             Self::Unreachable(_) => By::Backend,
             Self::Local(_) => By::Kernel,
-        };
-        Cause::new(by, State::Connecting)
+        }
     }
 }
 

@@ -511,9 +511,7 @@ fn a_sudden_stop_resets_what_workers_give_each_other_and_each_has_a_line() {
             clients
         };
         let rushes: Vec<_> = (0..4).map(|_| scope.spawn(rush)).collect();
-        until("many sessions", || {
-            process::descriptors(proxy.id()).others > 1_000
-        });
+        until("many sessions", || proxy.open_descriptors() > 1_000);
         proxy.signal(Signal::SIGINT);
         let clients = rushes.into_iter().map(|rush| rush.join().unwrap());
         clients.collect::<Vec<_>>()

@@ -214,7 +214,7 @@ fn bal_08_the_better_of_two_is_nearly_even() {
     let held: Vec<TcpStream> = (0..count).map(|_| connect(proxy.front())).collect();
     // The kernel completes the backends' handshakes; nobody needs to accept.
     until("all sessions", || {
-        process::descriptors(proxy.id()).others as u64 >= 2 * count
+        proxy.open_descriptors() as u64 >= 2 * count
     });
     drop((held, backends));
     let totals = proxy.finish();

@@ -133,20 +133,10 @@ fn hlt_02_a_listener_that_returns_gets_its_share_back() {
 #[test]
 fn hlt_06_another_port_can_be_probed() {
     for family in [Family::V4, Family::V6] {
-        let axis = Axis::plain(family);
         let service = Served::echo(family);
         let probed = Listening::start(family);
-        let config = quick(Config::of(axis, &[service.address]))
-            .health(&format!("port = {}", probed.address.port()));
-        let mut proxy = Proxy::start(&config);
-        proxy.expect("backend \"pool/a\" is down");
-        for _ in 0..2 {
-            probed.accept();
-        }
-        assert_eq!(service.served(), 0, "the service itself is not probed");
-        drop(probed);
-        proxy.log.wait_text("backend \"pool/a\" is down");
-        proxy.finish();
+        let port = format!("port = {}", probed.address.port());
+        elsewhere::is_probed(&service, probed, &port, Axis::plain(family));
     }
 }
 

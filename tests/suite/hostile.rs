@@ -7,8 +7,7 @@ use crate::harness::proxy_protocol::{STREAMS, v2};
 use crate::harness::scale::{amount, seed};
 use crate::harness::stream::bounded;
 use crate::harness::{
-    Axis, Config, DEADLINE, End, Family, Proxy, Rng, Served, connect, ping, process, read_all,
-    reset, until,
+    Axis, Config, DEADLINE, End, Family, Proxy, Rng, Served, connect, ping, read_all, reset,
 };
 
 /// A backend that sends everything back, behind a listener of each kind.
@@ -104,7 +103,7 @@ fn half_a_header_holds_a_place_for_a_moment_only() {
     let backend = Served::echo(Family::V4);
     let mut proxy = Proxy::start(&config(&backend));
     proxy.expect("its PROXY header: none has come in time");
-    let quiet = process::descriptors(proxy.id()).others;
+    let quiet = proxy.open_descriptors();
     let (introduced, routed) = (proxy.address("introduced"), proxy.address("routed"));
     let mut waiting: Vec<_> = (0..amount(500, 4_000))
         .map(|n| {
@@ -122,8 +121,6 @@ fn half_a_header_holds_a_place_for_a_moment_only() {
     for client in &mut waiting {
         assert_eq!(read_all(client), (vec![], End::Reset));
     }
-    until("their places are free", || {
-        process::descriptors(proxy.id()).others == quiet
-    });
+    proxy.wait_open(quiet);
     proxy.finish();
 }

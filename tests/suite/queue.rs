@@ -18,29 +18,17 @@ use crate::harness::stream::is_silent_for;
 use crate::harness::wait::DEADLINE;
 use crate::harness::{
     Axis, Config, End, Family, Listening, Proxy, Served, connect, connect_from, on_every_axis,
-    process, read_all, refused, reset, served, try_served, until,
+    read_all, refused, reset, served, try_served, until,
 };
 
 const FULL: &str = "queue.limit is reached";
-
-/// So many descriptors are open beyond those of a quiet proxy. A session has two, a client that waits
-/// one.
-fn wait_open(proxy: &Proxy, quiet: usize, more: usize) {
-    until("clients have come, or gone", || {
-        process::descriptors(proxy.id()).others == quiet + more
-    });
-}
-
-fn quiet(proxy: &Proxy) -> usize {
-    process::descriptors(proxy.id()).others
-}
 
 /// Clients that wait one behind the other, each of which has sent its number.
 fn line(proxy: &Proxy, quiet: usize, open: usize, numbers: std::ops::Range<u8>) -> Vec<TcpStream> {
     let clients = (1..).zip(numbers).map(|(place, number)| {
         let mut client = connect(proxy.front());
         client.write_all(&[number]).unwrap();
-        wait_open(proxy, quiet, open + place);
+        proxy.wait_open(quiet + open + place);
         client
     });
     clients.collect()
@@ -63,7 +51,7 @@ fn a_slot_goes_to_whoever_has_waited_longest() {
     on_every_axis(|axis| {
         let backend = Listening::start(axis.family);
         let proxy = Proxy::start(&one_slot(axis, &backend));
-        let quiet = quiet(&proxy);
+        let quiet = proxy.open_descriptors();
         let mut open = backend.pair(proxy.front());
         let clients = line(&proxy, quiet, 2, 0..6);
         for (expected, client) in (0..6).zip(clients) {
@@ -85,7 +73,7 @@ fn con_16_who_goes_away_leaves_the_queue_at_once() {
     on_every_axis(|axis| {
         let backend = Listening::start(axis.family);
         let proxy = Proxy::start(&one_slot(axis, &backend));
-        let quiet = quiet(&proxy);
+        let quiet = proxy.open_descriptors();
         let open = backend.pair(proxy.front());
         let mut clients = line(&proxy, quiet, 2, 0..9);
         // Every third stays, the others close or reset.
@@ -95,7 +83,7 @@ fn con_16_who_goes_away_leaves_the_queue_at_once() {
                 reset(client);
             }
         }
-        wait_open(&proxy, quiet, 2 + 3);
+        proxy.wait_open(quiet + 2 + 3);
         drop(open);
         for expected in [0, 3, 6] {
             let (number, server) = next(&backend);
@@ -146,14 +134,14 @@ fn limits_of_the_queue_hold() {
     let mut proxy = Proxy::start(&config);
     proxy.expect(FULL);
     proxy.expect("queue.per_source is reached");
-    let quiet = quiet(&proxy);
+    let quiet = proxy.open_descriptors();
     let open = backend.pair(proxy.front());
     let first = line(&proxy, quiet, 2, 0..2);
     refused(proxy.front());
     let other = IpAddr::from(Ipv4Addr::new(127, 210, 0, 9));
     let mut second = connect_from(other, proxy.front()).unwrap();
     second.write_all(&[2]).unwrap();
-    wait_open(&proxy, quiet, 2 + 3);
+    proxy.wait_open(quiet + 2 + 3);
     refused(proxy.front());
     drop(open);
     let mut all = first;
@@ -205,12 +193,12 @@ fn who_has_sent_everything_may_wait_for_the_answer() {
         let backend = Listening::start(axis.family);
         let config = one_slot(axis, &backend).pool("queue = { abort_on_close = false }");
         let proxy = Proxy::start(&config);
-        let quiet = quiet(&proxy);
+        let quiet = proxy.open_descriptors();
         let open = backend.pair(proxy.front());
         let mut client = connect(proxy.front());
         client.write_all(b"request").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        wait_open(&proxy, quiet, 2 + 1);
+        proxy.wait_open(quiet + 2 + 1);
         is_silent_for(&mut client, Duration::from_millis(50));
         drop(open);
         let mut server = backend.accept();
@@ -231,14 +219,14 @@ fn a_backend_that_fails_leaves_its_client_at_the_front() {
         let config = one_slot(axis, &backend).pool("balance = \"first\"");
         let mut proxy = Proxy::start(&config);
         proxy.expect("connect failed");
-        let quiet = quiet(&proxy);
+        let quiet = proxy.open_descriptors();
         let open = backend.pair(proxy.front());
         let clients = line(&proxy, quiet, 2, 0..2);
         // The first in the queue is called, finds nobody there, and waits before the other one.
         let both = config.backend(&refusing.to_string());
         proxy.reload(&both).unwrap();
         proxy.log.wait_text("connect failed");
-        wait_open(&proxy, quiet, 2 + 2);
+        proxy.wait_open(quiet + 2 + 2);
         drop(open);
         for (expected, client) in (0..2).zip(clients) {
             let (number, server) = next(&backend);
@@ -255,7 +243,7 @@ fn a_reload_keeps_the_order_and_finds_the_limit_in_force() {
         let backend = Listening::start(axis.family);
         let config = one_slot(axis, &backend);
         let proxy = Proxy::start(&config);
-        let quiet = quiet(&proxy);
+        let quiet = proxy.open_descriptors();
         let open = backend.pair(proxy.front());
         let clients = line(&proxy, quiet, 2, 0..5);
         proxy.reload(&config.clone().pool("retries = 1")).unwrap();
@@ -298,7 +286,7 @@ fn who_waits_follows_the_listener_to_another_pool() {
         let config = one_slot(axis, &full);
         let mut proxy = Proxy::start(&config);
         proxy.expect("client refused: it was removed");
-        let quiet = quiet(&proxy);
+        let quiet = proxy.open_descriptors();
         let open = full.pair(proxy.front());
         let mut clients = line(&proxy, quiet, 2, 0..2);
         // Its pool goes with the listener to it.
@@ -334,7 +322,7 @@ fn a_drain_serves_those_who_wait() {
         let backend = Listening::start(axis.family);
         let config = one_slot(axis, &backend).global("drain_timeout = \"20s\"");
         let mut proxy = Proxy::start(&config);
-        let quiet = quiet(&proxy);
+        let quiet = proxy.open_descriptors();
         let open = backend.pair(proxy.front());
         let clients = line(&proxy, quiet, 2, 0..3);
         proxy.signal(Signal::SIGTERM);
@@ -497,9 +485,9 @@ fn nobody_waits_for_a_pool_that_is_gone() {
         let mut proxy = Proxy::start(&config);
         proxy.expect("connect failed");
         proxy.expect("client refused: it was removed");
-        let quiet = quiet(&proxy);
+        let quiet = proxy.open_descriptors();
         let mut client = connect(proxy.front());
-        wait_open(&proxy, quiet, 2);
+        proxy.wait_open(quiet + 2);
         let open = backend.pair(proxy.front());
         let other = format!(
             "[global]\nworkers = {}\nsplice = \"{}\"\n\
@@ -529,11 +517,11 @@ fn a_backend_that_dies_lets_all_go_who_wait_for_it() {
     let mut proxy = Proxy::start(&config);
     proxy.expect("connect failed");
     proxy.expect("client refused: 1 backends tried");
-    let quiet = quiet(&proxy);
+    let quiet = proxy.open_descriptors();
     let open = (connect(proxy.front()), listener.accept().unwrap());
     // One a second would take longer than anybody waits here.
     let mut clients: Vec<_> = (0..60).map(|_| connect(proxy.front())).collect();
-    wait_open(&proxy, quiet, 2 + 60);
+    proxy.wait_open(quiet + 2 + 60);
     std::fs::remove_file(&path).unwrap();
     drop(listener);
     drop(open);

@@ -433,7 +433,7 @@ fn tmo_09_thousands_of_deadlines_at_once_hold_nobody_up() {
     };
     let before = echo_time();
     let mut idle: Vec<TcpStream> = (0..count).map(|_| connect(proxy.front())).collect();
-    let descriptors = || crate::harness::process::descriptors(proxy.id()).others;
+    let descriptors = || proxy.open_descriptors();
     until("all sessions", || descriptors() >= 2 * count);
     // While the process stands still all deadlines pass, so that one turn finds them all.
     proxy.signal(Signal::SIGSTOP);

@@ -249,16 +249,15 @@ impl Watch {
                 () = self.early.notified() => {}
             }
             let slot = tools.turn(self.sight.probe.timeout).await;
-            let began = Instant::now();
-            let began_at = tools.now();
+            let began = tools.now();
             let seen = self.sight.look().await;
             drop(slot);
+            let now = tools.now();
             let finding = Finding {
-                began: began_at,
-                took: began.elapsed(),
+                began,
+                took: now.since(began),
                 found: seen.found,
             };
-            let now = tools.now();
             let mut members = self.members.borrow_mut();
             for member in members.iter_mut() {
                 member.take_in(&finding, seen.certificate_ends, now);

@@ -12,24 +12,17 @@ use crate::data::fate::{End, Fate};
 use crate::data::kit::Kit;
 use crate::data::pipes::Parked;
 use crate::data::refuse::Refused;
-use crate::data::request::Request;
+use crate::data::request::{Caller, Request};
 use crate::data::token::{SessionKey, Subject};
-use crate::lb::admission::queue::Ticket;
-use crate::lb::balance::pick::{Client, Picked};
+use crate::lb::balance::pick::Picked;
 use crate::lb::time::Tick;
 use crate::lb::traffic::relay::{Ready, Relay, Side};
 use crate::wire::proxy_header::Transport;
 
 #[derive(Debug)]
 pub(super) struct Attempts {
-    client: Client,
-    /// As in its [`Request`].
-    is_named: bool,
-    is_own: bool,
-    accepted: Tick,
-    ticket: Option<Ticket>,
-    /// Places of the backends that failed for this client.
-    tried: Vec<u16>,
+    caller: Caller,
+    /// When the one under way began.
     pub(super) since: Tick,
 }
 
@@ -42,11 +35,10 @@ impl Session {
         kit: &mut Kit,
     ) -> Result<Self, Box<(Request, Refused)>> {
         request.on_dial(kit);
-        let before = request.tried.len();
-        let tried = &mut request.tried;
-        let dialled = dial(&request.pool, &request.client, tried, picked, kit);
+        let before = request.caller.tried.len();
+        let dialled = dial(&request.pool, &mut request.caller, picked, kit);
         if let Some(history) = &mut request.history {
-            history.on_attempts(tried.len() - before);
+            history.on_attempts(request.caller.tried.len() - before);
         }
         let leg = match dialled {
             Ok(leg) => leg,
@@ -58,12 +50,7 @@ impl Session {
             relay: Relay::new(kit.carriage),
             parked: [None, None],
             phase: Phase::Connecting(Box::new(Attempts {
-                client: request.client,
-                is_named: request.is_named,
-                is_own: request.is_own,
-                accepted: request.since,
-                ticket: request.ticket,
-                tried: request.tried,
+                caller: request.caller,
                 since: kit.now,
             })),
             pool: request.pool,
@@ -101,8 +88,9 @@ impl Session {
             history.on_connected(kit.now);
         }
         if let Phase::Connecting(attempts) = phase
-            && let client = (attempts.is_named && !attempts.is_own).then_some(&attempts.client)
-            && let Some(header) = self.pool.introduction(Transport::Stream, client)
+            && let Some(header) = self
+                .pool
+                .introduction(Transport::Stream, attempts.caller.told())
         {
             let bytes: Box<[u8]> = header.as_bytes().into();
             self.relay.begin_with(Side::Client, bytes.len());
@@ -151,20 +139,18 @@ impl Session {
         let Phase::Connecting(attempts) = &mut self.phase else {
             return Fate::Wait;
         };
-        attempts.tried.push(self.leg.index);
+        let caller = &mut attempts.caller;
+        caller.tried.push(self.leg.index);
         attempts.since = kit.now;
         let pool = kit.active.pool_now(&self.admission, &self.pool);
         if !Arc::ptr_eq(pool, &self.pool) {
-            if !Arc::ptr_eq(&pool.queue, &self.pool.queue) {
-                attempts.ticket = None; // that is a place in another queue
-            }
-            attempts.tried = self.pool.places_in(pool, &attempts.tried);
+            caller.follow(&self.pool, pool);
             self.pool = Arc::clone(pool);
         }
-        let before = attempts.tried.len();
-        let dialled = dial(&self.pool, &attempts.client, &mut attempts.tried, None, kit);
+        let before = caller.tried.len();
+        let dialled = dial(&self.pool, caller, None, kit);
         if let Some(history) = &mut self.history {
-            history.on_attempts(1 + attempts.tried.len() - before);
+            history.on_attempts(1 + caller.tried.len() - before);
         }
         match dialled {
             Ok(leg) => self.leg = leg,
@@ -188,15 +174,10 @@ impl Session {
         drop(self.client.deregister(registry));
         Some(Request {
             stream: self.client,
-            client: attempts.client,
-            is_named: attempts.is_named,
-            is_own: attempts.is_own,
+            caller: attempts.caller,
             unread: None,
             pool: self.pool,
             admission: self.admission,
-            since: attempts.accepted,
-            ticket: attempts.ticket,
-            tried: attempts.tried,
             history: self.history,
         })
     }

@@ -13,7 +13,7 @@ use crate::data::request::Request;
 use crate::data::tcp::Session;
 use crate::data::token::{SESSIONS_MAX, SessionKey, deadline_id};
 use crate::lb::balance::pick::Picked;
-use crate::lb::traffic::cause::{Cause, State};
+use crate::lb::traffic::cause::State;
 
 impl Worker {
     pub(super) fn open(&mut self, mut request: Request) {
@@ -51,8 +51,7 @@ impl Worker {
                 if request.pool.may_queue(&refused) {
                     self.queue(request);
                 } else {
-                    let cause = refused.cause();
-                    request.refuse(&refused, cause, &mut self.kit);
+                    request.refuse(&refused, State::Connecting, &mut self.kit);
                 }
             }
         }
@@ -62,8 +61,7 @@ impl Worker {
         let pool = (self.kit.active).pool_of(&request.admission, &request.pool);
         if pool.is_none() {
             // Nobody serves the queue of a pool that is gone.
-            let cause = Cause::new(Refused::PoolGone.cause().by, State::Queued);
-            request.refuse(&Refused::PoolGone, cause, &mut self.kit);
+            request.refuse(&Refused::PoolGone, State::Queued, &mut self.kit);
             return;
         }
         let registry = self.poll.registry();
@@ -96,16 +94,16 @@ impl Worker {
             let called = pool.queue.serve(pool, &mut self.kit);
             self.may_call_more |= called.len() == CALLED_AT_ONCE;
             for (worker, called) in called {
-                let call = Command::Call(Box::new(called));
-                if worker != self.index {
-                    if self.mailboxes[worker].post(call).is_err() {
-                        log::debug!("worker {}: worker {worker} has stopped", self.index);
-                    }
-                } else if let Command::Call(called) = call {
+                if worker == self.index {
                     let before = self.sessions.len();
-                    self.on_called(*called);
+                    self.on_called(called);
                     // Its slot is free again, and this turn has served already.
                     self.may_call_more |= self.sessions.len() == before;
+                } else if self.mailboxes[worker]
+                    .post(Command::Call(Box::new(called)))
+                    .is_err()
+                {
+                    log::debug!("worker {}: worker {worker} has stopped", self.index);
                 }
             }
         }
@@ -118,13 +116,12 @@ impl Worker {
             return;
         };
         request.pool = called.pool;
-        request.tried = called.tried;
+        request.caller.tried = called.tried;
         match called.outcome {
             Ok(picked) => self.connect(request, Some(picked)),
             Err(refusal) => {
                 let refused = Refused::Balancer(refusal);
-                let cause = Cause::new(refused.cause().by, State::Queued);
-                request.refuse(&refused, cause, &mut self.kit);
+                request.refuse(&refused, State::Queued, &mut self.kit);
             }
         }
     }

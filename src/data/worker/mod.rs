@@ -90,7 +90,7 @@ impl Drop for Accepted {
 
 impl fmt::Debug for Accepted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let client = self.0.as_ref().map(|request| request.client);
+        let client = self.0.as_ref().map(|request| request.caller.client);
         f.debug_tuple("Accepted").field(&client).finish()
     }
 }

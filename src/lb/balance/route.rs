@@ -83,7 +83,7 @@ pub enum Said<T> {
 
 impl<T> Said<T> {
     /// Whether it `fits`; `None` = that is not known yet.
-    fn fits(self, fits: impl FnOnce(T) -> bool) -> Option<bool> {
+    fn fits(&self, fits: impl FnOnce(&T) -> bool) -> Option<bool> {
         match self {
             Self::NotYet => None,
             Self::Never => Some(false),
@@ -138,15 +138,14 @@ impl Rule {
             let mut own = self.alpn.iter();
             own.any(|own| offers.iter().any(|offer| offer == own.as_bytes()))
         };
-        let starts = |path: &[u8]| {
+        let starts = |path: &&[u8]| {
             let mut own = self.http_path.iter();
             own.any(|own| path.starts_with(own.as_bytes()))
         };
-        let alpn = client.alpn.clone();
         let parts = [
             all_or_any(&self.source, Some(source)),
             all_or_any(&self.sni, client.sni.fits(|name| any_host(&self.sni, name))),
-            all_or_any(&self.alpn, alpn.fits(|offers| offered(&offers))),
+            all_or_any(&self.alpn, client.alpn.fits(offered)),
             all_or_any(
                 &self.http_host,
                 client

@@ -203,6 +203,22 @@ impl Proxy {
         status.expect("it has ended")
     }
 
+    /// Descriptors that are open but for pipes. A session has two, a client that waits for one has one.
+    pub fn open_descriptors(&self) -> usize {
+        process::descriptors(self.id()).others
+    }
+
+    /// Waits until so many are.
+    #[track_caller]
+    pub fn wait_open(&self, count: usize) {
+        let mut now = 0;
+        let is_so = within(DEADLINE, || {
+            now = self.open_descriptors();
+            now == count
+        });
+        assert!(is_so, "{now} descriptors are open, not {count}");
+    }
+
     /// Waits until every session is gone: the descriptors are what they were.
     #[track_caller]
     pub fn wait_quiet(&self) {

@@ -7,13 +7,10 @@ use std::sync::{Arc, Mutex};
 use super::{often, quick, request};
 use crate::harness::{Axis, Config, Family, Listening, Proxy, Served, until};
 
-#[test]
-fn hlt_06_another_address_can_be_probed_at_the_port_of_the_service() {
-    let service = Served::echo(Family::V4);
-    let other = Ipv4Addr::new(127, 0, 0, 2);
-    let probed = Listening::at((other, service.address.port()).into());
-    let config = quick(Config::of(Axis::PLAIN, &[service.address]))
-        .health(&format!("address = \"{other}\""));
+/// Fails unless with this `setting` the probes of a service come to `probed`, and it is down with it.
+#[track_caller]
+pub(super) fn is_probed(service: &Served, probed: Listening, setting: &str, axis: Axis) {
+    let config = quick(Config::of(axis, &[service.address])).health(setting);
     let mut proxy = Proxy::start(&config);
     proxy.expect("backend \"pool/a\" is down");
     for _ in 0..2 {
@@ -25,6 +22,15 @@ fn hlt_06_another_address_can_be_probed_at_the_port_of_the_service() {
         .log
         .wait_text("is down: Connection refused (os error 111), at the connect after ");
     proxy.finish();
+}
+
+#[test]
+fn hlt_06_another_address_can_be_probed_at_the_port_of_the_service() {
+    let service = Served::echo(Family::V4);
+    let other = Ipv4Addr::new(127, 0, 0, 2);
+    let probed = Listening::at((other, service.address.port()).into());
+    let address = format!("address = \"{other}\"");
+    is_probed(&service, probed, &address, Axis::PLAIN);
 }
 
 #[test]

@@ -391,7 +391,7 @@ fn a_limit_set_below_what_is_open_cuts_nobody_and_holds_from_then_on() {
         };
         let mut proxy = Proxy::start(&limited(4));
         proxy.expect("every backend is at its max_connections");
-        let open_descriptors = || process::descriptors(proxy.id()).others;
+        let open_descriptors = || proxy.open_descriptors();
         let quiet = open_descriptors();
         let mut sessions: Vec<_> = (0..4).map(|_| backend.pair(proxy.front())).collect();
         proxy.reload(&limited(2)).unwrap();

@@ -99,7 +99,7 @@ fn rld_05_a_bad_file_changes_nothing_and_the_next_good_one_applies() {
     let path = proxy.folder().join("evenkeel.toml");
     let mut session = connect(proxy.front());
     assert_eq!(Tagged::read_tag(&mut session), 0);
-    let descriptors = process::descriptors(proxy.id()).others;
+    let descriptors = proxy.open_descriptors();
     for (turn, (what, make, reason)) in BAD_FILES.iter().enumerate() {
         let (now, next) = if turn % 2 == 0 {
             ("a", "b")
@@ -129,7 +129,7 @@ fn rld_05_a_bad_file_changes_nothing_and_the_next_good_one_applies() {
         );
     }
     super::until("sessions have ended", || {
-        process::descriptors(proxy.id()).others == descriptors
+        proxy.open_descriptors() == descriptors
     });
     crate::harness::stream::is_silent_for(&mut session, std::time::Duration::from_millis(1));
     drop(session);

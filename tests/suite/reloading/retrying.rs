@@ -6,16 +6,14 @@ use std::net::TcpStream;
 
 use crate::harness::faults::Swallowing;
 use crate::harness::stream::is_silent_for;
-use crate::harness::{Config, End, Listening, Proxy, connect, on_every_axis, read_all, until};
+use crate::harness::{Config, End, Listening, Proxy, connect, on_every_axis, read_all};
 
 /// A client that is on its way to a hole when the reload comes.
 fn under_way(proxy: &Proxy) -> TcpStream {
-    let before = crate::harness::process::descriptors(proxy.id()).others;
+    let before = proxy.open_descriptors();
     let mut client = connect(proxy.front());
     client.write_all(b"first").unwrap();
-    until("its connect is under way", || {
-        crate::harness::process::descriptors(proxy.id()).others == before + 2
-    });
+    proxy.wait_open(before + 2); // its connect is under way
     client
 }
 

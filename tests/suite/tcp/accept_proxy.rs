@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use crate::harness::proxy_protocol::{DATAGRAMS, SIGNATURE, STREAMS, v1, v2, v2_local};
 use crate::harness::stream::{is_reset, is_silent_for};
 use crate::harness::{
-    Axis, Config, End, Family, Listening, Payload, Proxy, connect, on_every_axis, process,
-    read_all, until,
+    Axis, Config, End, Family, Listening, Payload, Proxy, connect, on_every_axis, read_all, until,
 };
 
 const REFUSED: &str = "refused: its PROXY header: ";
@@ -337,7 +336,7 @@ fn tmo_08_a_header_that_never_completes_is_not_waited_for() {
         let config = config(axis, "any", &backend).listener("preread = { timeout = \"300ms\" }");
         let mut proxy = Proxy::start(&config);
         proxy.expect(REFUSED);
-        let quiet = process::descriptors(proxy.id()).others;
+        let quiet = proxy.open_descriptors();
         let start = Instant::now();
         let mut silent = connect(proxy.front());
         let mut slow = connect(proxy.front());
@@ -349,9 +348,7 @@ fn tmo_08_a_header_that_never_completes_is_not_waited_for() {
         // One that ends is not waited for at all.
         let mut ended = say(proxy.front(), &[b"PROXY "]);
         assert_eq!(read_all(&mut ended), (vec![], End::Reset));
-        until("their places are free", || {
-            process::descriptors(proxy.id()).others == quiet
-        });
+        proxy.wait_open(quiet);
         let totals = proxy.finish();
         assert_eq!(totals.front("refused proxy header:"), 3);
     });

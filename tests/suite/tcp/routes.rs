@@ -10,7 +10,7 @@ use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use crate::harness::stream::is_silent_for;
 use crate::harness::{
-    Axis, Config, End, Listening, Proxy, connect, on_every_axis, process, read_all, until,
+    Axis, Config, End, Listening, Proxy, connect, on_every_axis, read_all, until,
 };
 
 /// What a client of TLS sends first, in records of at most so many bytes.
@@ -262,7 +262,7 @@ fn who_waits_where_a_route_has_led_stays_there() {
         .proxy
         .write(limited(&["http_path = [\"/a\"]", "http_path = [\"/b\"]"]).as_bytes());
     routed.proxy.reload_file().unwrap();
-    let quiet = process::descriptors(routed.proxy.id()).others;
+    let quiet = routed.proxy.open_descriptors();
     let ask = || {
         let mut client = connect(routed.front());
         client.write_all(b"GET /a HTTP/1.1\r\n").unwrap();
@@ -270,9 +270,7 @@ fn who_waits_where_a_route_has_led_stays_there() {
     };
     let open = (ask(), routed.backends[1].accept());
     let waiting = ask();
-    until("it waits", || {
-        process::descriptors(routed.proxy.id()).others == quiet + 3
-    });
+    routed.proxy.wait_open(quiet + 3);
     // What it asked for goes elsewhere from now on, and who asks for nothing goes where it always went.
     routed
         .proxy

@@ -162,13 +162,13 @@ fn udp_16_one_way_flows_hold_no_descriptor() {
         .flows("session = \"oneway\"")
         .flows("idle_timeout = \"2s\"");
     let proxy = Proxy::start(&config);
-    let before = process::descriptors(proxy.id()).others;
+    let before = proxy.open_descriptors();
     let clients: Vec<UdpSocket> = (0..50).map(|_| client(proxy.front())).collect();
     for client in &clients {
         client.send(b"<14>a line of syslog").unwrap();
         assert_eq!(receive(&backend), b"<14>a line of syslog");
     }
-    let during = process::descriptors(proxy.id()).others;
+    let during = proxy.open_descriptors();
     assert!(
         during <= before + 1,
         "{during} descriptors, {before} before"
