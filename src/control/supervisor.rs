@@ -25,7 +25,7 @@ use super::sockets::Sockets;
 use super::sources;
 use crate::config::diff::{Change, diff, summary};
 use crate::config::plan::Plan;
-use crate::data::mailbox::{Command, Mailbox, Report, Reports, Shared};
+use crate::data::mailbox::{Command, Report, Reports, Shared};
 use crate::data::worker::{self, Handle};
 use crate::lb::admission::budget::Budget;
 use crate::lb::time::Tick;
@@ -146,7 +146,7 @@ impl Supervisor {
         };
         let (sender, reports) = unbounded_channel();
         let to_us: Reports = Arc::new(move |report| drop(sender.send(report)));
-        let workers = start_workers(count, |index| worker::Settings {
+        let workers = worker::start(count, |index| worker::Settings {
             index,
             shared: Arc::clone(&shared),
             reports: Arc::clone(&to_us),
@@ -444,18 +444,6 @@ async fn next_loaded(loading: &mut Option<Loading>) -> Result<Loaded, LoadError>
         Some(loading) => loading.loaded.as_mut().await,
         None => pending().await,
     }
-}
-
-/// Starts the threads, each of which knows the mailboxes of all.
-fn start_workers(
-    count: usize,
-    settings: impl Fn(usize) -> worker::Settings,
-) -> io::Result<Vec<Handle>> {
-    let prepared = (0..count).map(settings).map(worker::prepare);
-    let prepared = prepared.collect::<io::Result<Vec<_>>>()?;
-    let mailboxes: Vec<Mailbox> = prepared.iter().map(|w| w.mailbox.clone()).collect();
-    let spawn = |worker: worker::Prepared| worker.spawn(mailboxes.clone());
-    prepared.into_iter().map(spawn).collect()
 }
 
 async fn resolve(plan: Plan) -> Result<Loaded, Failure> {

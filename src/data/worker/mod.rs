@@ -95,33 +95,38 @@ impl fmt::Debug for Accepted {
     }
 }
 
-/// A worker that is ready to turn.
-#[derive(Debug)]
-pub struct Prepared {
-    /// The way to it.
-    pub mailbox: Mailbox,
+/// Starts so many workers, each of which knows the mailboxes of all.
+pub fn start(count: usize, settings: impl Fn(usize) -> Settings) -> io::Result<Vec<Handle>> {
+    let prepared = (0..count).map(settings).map(Prepared::new);
+    let prepared = prepared.collect::<io::Result<Vec<_>>>()?;
+    let mailboxes: Vec<Mailbox> = prepared.iter().map(|it| it.mailbox.clone()).collect();
+    let spawn = |worker: Prepared| worker.spawn(mailboxes.clone());
+    prepared.into_iter().map(spawn).collect()
+}
+
+/// A worker that is ready to turn: all mailboxes exist before the first one turns.
+struct Prepared {
+    mailbox: Mailbox,
     poll: Poll,
     commands: Receiver<Command>,
     settings: Settings,
 }
 
-/// Makes the poll and the mailbox of a worker, so that all mailboxes exist before the first worker
-/// turns.
-pub fn prepare(settings: Settings) -> io::Result<Prepared> {
-    let poll = Poll::new()?;
-    let waker = Waker::new(poll.registry(), Subject::Mailbox.token())?;
-    let (sender, commands) = unbounded();
-    Ok(Prepared {
-        mailbox: Mailbox::new(sender, Arc::new(waker)),
-        poll,
-        commands,
-        settings,
-    })
-}
-
 impl Prepared {
+    fn new(settings: Settings) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), Subject::Mailbox.token())?;
+        let (sender, commands) = unbounded();
+        Ok(Self {
+            mailbox: Mailbox::new(sender, Arc::new(waker)),
+            poll,
+            commands,
+            settings,
+        })
+    }
+
     /// Starts the thread; `mailboxes` are those of all workers, in their order.
-    pub fn spawn(self, mailboxes: Vec<Mailbox>) -> io::Result<Handle> {
+    fn spawn(self, mailboxes: Vec<Mailbox>) -> io::Result<Handle> {
         let Self {
             mailbox,
             poll,
