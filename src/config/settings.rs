@@ -15,7 +15,7 @@ use super::units::show;
 use crate::lb::admission::queue;
 use crate::lb::admission::source::Limits;
 use crate::lb::balance::key::KeyPart;
-use crate::lb::balance::pick::{self, Policy};
+use crate::lb::balance::pick;
 use crate::lb::balance::route::Rule;
 use crate::lb::traffic::flow::{Answers, Rules};
 use crate::wire::proxy_header::parse::Versions;
@@ -238,7 +238,7 @@ fn balance_settings(old: &pick::Settings, new: &pick::Settings, found: &mut Diff
         outlier,
     } = old;
     found.compare("balance", policy, &new.policy, |policy| {
-        policy_word(*policy).to_owned()
+        policy.name().to_owned()
     });
     found.compare("hash_key", hash_key, &new.hash_key, |parts| {
         list(
@@ -364,18 +364,6 @@ fn log_format_word(format: LogFormat) -> &'static str {
     match format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
-    }
-}
-
-fn policy_word(policy: Policy) -> &'static str {
-    match policy {
-        Policy::Hash => "hash",
-        Policy::Rendezvous => "rendezvous",
-        Policy::RoundRobin => "round_robin",
-        Policy::LeastConnections => "least_connections",
-        Policy::PowerOfTwo => "power_of_two",
-        Policy::Random => "random",
-        Policy::First => "first",
     }
 }
 

@@ -1,9 +1,13 @@
-//! What the process asks of the control plane, and what it is told.
+//! What the process and the tasks of the control plane ask of its supervisor, and what the process is
+//! told.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use super::status::Status;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +20,29 @@ pub enum Request {
     Drain,
     /// Stop now.
     Stop,
+}
+
+/// What a task of the control plane asks, and the way back to it. Each waits for its answer, so no
+/// more are under way than there are who ask.
+#[derive(Debug)]
+pub enum Question {
+    /// How everything is now.
+    Status(Reply<Status>),
+    /// Read the configuration again and put it in force: how that has ended.
+    Reload(Reply<Outcome>),
+}
+
+/// The way back to whoever asks. One who has gone needs no answer.
+pub type Reply<T> = oneshot::Sender<T>;
+
+/// How a reload has ended, on one line or more.
+pub type Outcome = Result<String, String>;
+
+/// What comes to the supervisor.
+#[derive(Debug)]
+pub(super) enum Post {
+    Request(Request),
+    Question(Question),
 }
 
 /// What happens, for whoever supervises the process.
@@ -36,30 +63,30 @@ pub enum Event<'a> {
 /// The way to the control plane, from any thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    sender: UnboundedSender<Request>,
+    sender: UnboundedSender<Post>,
     reload_waits: Arc<AtomicBool>,
 }
 
 /// The control plane's end.
 #[derive(Debug)]
 pub struct Requests {
-    receiver: UnboundedReceiver<Request>,
-    reload_waits: Arc<AtomicBool>,
+    receiver: UnboundedReceiver<Post>,
+    handle: Handle,
 }
 
 /// A new pair.
 pub fn requests() -> (Handle, Requests) {
     let (sender, receiver) = unbounded_channel();
-    let reload_waits = Arc::new(AtomicBool::new(false));
     let handle = Handle {
         sender,
-        reload_waits: Arc::clone(&reload_waits),
+        reload_waits: Arc::default(),
     };
+    let own = handle.clone();
     (
         handle,
         Requests {
             receiver,
-            reload_waits,
+            handle: own,
         },
     )
 }
@@ -72,25 +99,37 @@ impl Handle {
             return;
         }
         // The control plane that has ended needs no requests.
-        let _ended = self.sender.send(request);
+        let _ended = self.sender.send(Post::Request(request));
+    }
+
+    /// Asks a question, made with the way back, and waits for the answer; `None` = the supervisor has
+    /// ended.
+    pub async fn ask<T>(&self, question: impl FnOnce(Reply<T>) -> Question) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        let question = Post::Question(question(reply));
+        self.sender.send(question).ok()?;
+        answer.await.ok()
     }
 }
 
 impl Requests {
-    /// The next request; never ends as long as it is polled.
-    pub(super) async fn next(&mut self) -> Request {
-        match self.receiver.recv().await {
-            Some(request) => {
-                if request == Request::Reload {
-                    // Before the file is read: a signal after this asks for another reload.
-                    debug_assert!(self.reload_waits.load(Acquire), "set when it was posted");
-                    self.reload_waits
-                        .store(false, std::sync::atomic::Ordering::Release);
-                }
-                request
-            }
-            None => std::future::pending().await,
+    /// Another way to here, for tasks of the control plane.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// What comes next; never ends as long as it is polled.
+    pub(super) async fn next(&mut self) -> Post {
+        let Some(post) = self.receiver.recv().await else {
+            return std::future::pending().await; // our own way to here is open
+        };
+        if let Post::Request(Request::Reload) = post {
+            // Before the file is read: a signal after this asks for another reload.
+            let waits = &self.handle.reload_waits;
+            debug_assert!(waits.load(Acquire), "set when it was posted");
+            waits.store(false, std::sync::atomic::Ordering::Release);
         }
+        post
     }
 }
 
@@ -108,10 +147,14 @@ mod tests {
             handle.post(Request::Reload);
         }
         handle.post(Request::Drain);
-        assert_eq!(runtime.block_on(requests.next()), Request::Reload);
+        let mut next = || match runtime.block_on(requests.next()) {
+            Post::Request(request) => request,
+            Post::Question(question) => panic!("{question:?}"),
+        };
+        assert_eq!(next(), Request::Reload);
         handle.post(Request::Reload);
-        assert_eq!(runtime.block_on(requests.next()), Request::Drain);
-        assert_eq!(runtime.block_on(requests.next()), Request::Reload);
+        assert_eq!(next(), Request::Drain);
+        assert_eq!(next(), Request::Reload);
         assert!(requests.receiver.is_empty());
     }
 }

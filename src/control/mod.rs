@@ -10,5 +10,6 @@ mod prober;
 mod reload;
 mod sockets;
 mod sources;
+pub mod status;
 pub mod supervisor;
 mod trust;

@@ -188,6 +188,16 @@ impl Registry {
         }
     }
 
+    /// The pool in force that has this name.
+    pub(super) fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
+        self.pools.get(name)
+    }
+
+    /// What the listener of this name counts.
+    pub(super) fn counters(&self, listener: &str) -> Option<&Arc<ListenerCounters>> {
+        self.listeners.get(listener)
+    }
+
     fn listener(&mut self, name: &str) -> Arc<ListenerCounters> {
         let entry = self.listeners.entry(name.to_owned());
         Arc::clone(entry.or_insert_with(|| Arc::new(ListenerCounters::new(name))))
@@ -217,6 +227,7 @@ impl Registry {
         let is_pool_new = !self.pools.contains_key(&pool.name);
         let new = || {
             let state = BackendState::new(&pool.name, &backend.name, is_up);
+            state.begin(now);
             if !is_pool_new {
                 state.come_back(now); // the others have work, and this one begins
             }

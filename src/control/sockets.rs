@@ -135,6 +135,16 @@ impl Sockets {
         sockets
     }
 
+    /// Where a listener of the plan in force listens: with the port that the kernel has chosen for 0.
+    pub(super) fn addresses<'a>(
+        &'a self,
+        plan: &'a Plan,
+        listener: &'a plan::Listener,
+    ) -> impl Iterator<Item = &'a Bind> {
+        let bound = |bind| self.bound.get(&Key::new(plan, &listener.name, bind));
+        listener.bind.iter().filter_map(bound).map(|it| &it.local)
+    }
+
     /// Removes the files of Unix sockets at the end.
     pub(super) fn unlink_all(&self) {
         for bound in self.bound.values() {
@@ -149,12 +159,7 @@ impl Sockets {
         bind: &Bind,
         opened: &mut Opened,
     ) -> io::Result<SocketId> {
-        let is_any_port = bind.address().is_some_and(|address| address.port() == 0);
-        let key = Key {
-            bind: bind.clone(),
-            v6_only: is_v6_only(plan, bind),
-            listener: is_any_port.then(|| listener.to_owned()),
-        };
+        let key = Key::new(plan, listener, bind);
         opened.keys.insert(key.clone());
         if let Some(bound) = self.bound.get(&key) {
             return Ok(bound.id);
@@ -222,6 +227,17 @@ impl Sockets {
                 .bound
                 .values()
                 .any(|bound| port(&bound.local) == wanted)
+    }
+}
+
+impl Key {
+    fn new(plan: &Plan, listener: &str, bind: &Bind) -> Self {
+        let is_any_port = bind.address().is_some_and(|address| address.port() == 0);
+        Self {
+            bind: bind.clone(),
+            v6_only: is_v6_only(plan, bind),
+            listener: is_any_port.then(|| listener.to_owned()),
+        }
     }
 }
 

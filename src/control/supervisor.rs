@@ -1,10 +1,11 @@
 //! The control plane's life: start the workers, put plans in force, answer requests, drain, stop.
 
-use std::fmt;
-use std::future::{Future, pending};
+mod answers;
+mod reloading;
+mod settings;
+
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -13,67 +14,22 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 
-use super::access_log::{Next, Writers};
-use super::aside::aside;
+use self::reloading::{Loading, next_loaded};
+pub use self::settings::{Failure, Observer, OnBound, Settings};
+use super::access_log::Writers;
 use super::capacity::{max_connections, spend};
 use super::ejection;
-use super::handle::{Event, Request, Requests};
-use super::loader::{LoadError, Loaded, Source, load};
+use super::handle::{Event, Post, Request, Requests};
+use super::loader::{Loaded, Source, load};
 use super::prober::Probers;
 use super::reload::Registry;
 use super::sockets::Sockets;
 use super::sources;
-use crate::config::diff::{Change, diff, summary};
+use super::status::Reloads;
 use crate::config::plan::Plan;
 use crate::data::mailbox::{Command, Report, Reports, Shared};
 use crate::data::worker::{self, Handle};
 use crate::lb::admission::budget::Budget;
-use crate::lb::time::Tick;
-use crate::sys::socket::Listening;
-
-/// Told of what happens; must not block.
-pub type Observer = Arc<dyn Fn(Event<'_>) + Send + Sync>;
-
-/// Called once when all sockets are bound and before anything is served: drops privileges.
-pub type OnBound = Box<dyn FnOnce(&Plan) -> Result<(), String> + Send>;
-
-/// What the control plane is started with.
-pub struct Settings {
-    /// Where the configuration comes from.
-    pub source: Source,
-    /// The first plan, loaded from there already.
-    pub plan: Plan,
-    /// Listening sockets bound by the service manager.
-    pub inherited: Vec<Listening>,
-    /// RLIMIT_NOFILE.
-    pub descriptors: u64,
-    /// Called when all sockets are bound.
-    pub on_bound: OnBound,
-    /// Told of what happens.
-    pub observer: Observer,
-    /// How often to say that all workers turn, if anybody wants to know.
-    pub alive_every: Option<Duration>,
-    /// Seeds all random choices.
-    pub seed: u64,
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("source", &self.source)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why the process cannot go on. Displayed on one line.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Failure(pub String);
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Runs the control plane until it is asked to stop. The calling thread becomes its runtime.
 pub fn run(settings: Settings, requests: Requests) -> Result<(), Failure> {
@@ -109,6 +65,9 @@ struct Supervisor {
     observer: Observer,
     alive_every: Option<Duration>,
     turns_seen: Vec<u64>,
+    reloads: Reloads,
+    loading: Option<Loading>,
+    drain: Option<Drain>,
 }
 
 impl Supervisor {
@@ -173,6 +132,9 @@ impl Supervisor {
             observer: settings.observer,
             alive_every: settings.alive_every,
             turns_seen: vec![0; count],
+            reloads: Reloads::default(),
+            loading: None,
+            drain: None,
         };
         supervisor.install(loaded, opened, writer, tasks).await?;
         log::info!("serving: generation {} in force", supervisor.generation);
@@ -185,30 +147,18 @@ impl Supervisor {
         let mut alive = tokio::time::interval(self.alive_every.unwrap_or(NEVER));
         // Between two looks the workers must have had time to turn, also after the process stood still.
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut drain: Option<Drain> = None;
-        let mut loading: Option<Loading> = None;
         loop {
-            let until = drain.as_ref().map_or_else(far, |drain| drain.until);
+            let until = self.drain.as_ref().map_or_else(far, |drain| drain.until);
             tokio::select! {
-                request = requests.next() => match (request, &drain) {
-                    (Request::Reload, None) => self.ask_for_reload(&mut loading),
-                    (Request::Reload, Some(_)) => log::warn!("reload refused: the process stops"),
-                    (Request::Reopen, _) => self.access_log.reopen(),
-                    (Request::Drain, None) => {
-                        if loading.take().is_some() {
-                            log::warn!("reload given up: the process stops");
-                        }
-                        drain = Some(self.drain());
-                    }
-                    (Request::Drain, Some(_)) | (Request::Stop, _) => break,
+                post = requests.next() => match post {
+                    Post::Request(Request::Reload) => self.ask_for_reload(None),
+                    Post::Request(Request::Reopen) => self.access_log.reopen(),
+                    Post::Request(Request::Drain) if self.drain.is_none() => self.start_drain(),
+                    Post::Request(Request::Drain | Request::Stop) => break,
+                    Post::Question(question) => self.answer(question),
                 },
-                loaded = next_loaded(&mut loading) => {
-                    if let Some(Loading { since, is_asked_again, .. }) = loading.take() {
-                        self.reload(loaded, since, tasks).await;
-                        loading = is_asked_again.then(|| self.start_loading());
-                    }
-                }
-                Some(report) = self.reports.recv() => match (report, &mut drain) {
+                loaded = next_loaded(&mut self.loading) => self.on_loaded(loaded, tasks).await,
+                Some(report) = self.reports.recv() => match (report, &mut self.drain) {
                     (Report::Drained { worker }, Some(drain)) => {
                         drain.drained[worker] = true;
                         // A session that is open now is on its way from one worker to another.
@@ -223,7 +173,7 @@ impl Supervisor {
                 _ = alive.tick(), if self.alive_every.is_some() => self.say_alive(),
             }
         }
-        self.stop(drain.is_none());
+        self.stop(self.drain.is_none());
     }
 
     /// Takes in what workers say that nobody waits for.
@@ -237,130 +187,8 @@ impl Supervisor {
         }
     }
 
-    /// Loads the configuration again, unless that is under way: then once more after it.
-    fn ask_for_reload(&self, loading: &mut Option<Loading>) {
-        match loading {
-            Some(loading) => loading.is_asked_again = true,
-            None => *loading = Some(self.start_loading()),
-        }
-    }
-
-    fn start_loading(&self) -> Loading {
-        (self.observer)(Event::Reloading);
-        let source = self.source.clone();
-        Loading {
-            since: Instant::now(),
-            loaded: Box::pin(async move { load(&source).await }),
-            is_asked_again: false,
-        }
-    }
-
-    /// Puts in force what was loaded; on any error nothing has changed.
-    async fn reload(
-        &mut self,
-        loaded: Result<Loaded, LoadError>,
-        since: Instant,
-        tasks: &LocalSet,
-    ) {
-        let loaded = loaded.map_err(|error| Failure(error.to_string()));
-        let outcome = match self.try_reload(loaded, tasks).await {
-            Ok(changed) => {
-                let line = format!(
-                    "reload: generation {} in force: {changed} ({} ms)",
-                    self.generation,
-                    since.elapsed().as_millis()
-                );
-                log::info!("{line}");
-                line
-            }
-            Err(error) => {
-                let line = format!(
-                    "reload failed, generation {} stays in force",
-                    self.generation
-                );
-                log::error!("{line}: {error}");
-                format!("{line}: {error}")
-            }
-        };
-        (self.observer)(Event::Reloaded(&outcome));
-    }
-
-    async fn try_reload(
-        &mut self,
-        loaded: Result<Loaded, Failure>,
-        tasks: &LocalSet,
-    ) -> Result<String, Failure> {
-        let loaded = loaded?;
-        let changes = diff(&self.plan, &loaded.plan);
-        if let Some(change) = changes.iter().find(|change| change.needs_restart()) {
-            return Err(Failure(change.to_string()));
-        }
-        let max = max_connections(&loaded.plan, &self.budget)?;
-        sources::check(&loaded).map_err(Failure)?;
-        let wanted = loaded.plan.global.access_log.as_ref();
-        let writer = self.access_log.next(wanted, self.shared.epoch).await;
-        let writer = writer.map_err(Failure)?;
-        let opened = self
-            .sockets
-            .open(&loaded.plan)
-            .map_err(|error| Failure(error.to_string()))?;
-        self.install(loaded, opened, writer, tasks).await?;
-        self.shared.max_connections.store(max, Relaxed);
-        for change in &changes {
-            log::debug!("reload: {change}");
-        }
-        Ok(describe(&changes))
-    }
-
-    /// Puts a plan in force whose sockets are bound: from here on only a worker that has ended, or
-    /// a thread that cannot be had to build tables, can be in the way.
-    async fn install(
-        &mut self,
-        loaded: Loaded,
-        opened: super::sockets::Opened,
-        writer: Next,
-        tasks: &LocalSet,
-    ) -> Result<(), Failure> {
-        let now = Tick::ZERO.after(self.shared.epoch.elapsed());
-        let registry = std::mem::take(&mut self.registry);
-        let (registry, loaded, pools) = build(registry, loaded, now).await?;
-        self.registry = registry;
-        self.generation += 1;
-        let log = self.access_log.log(&writer);
-        let active = self
-            .registry
-            .active(self.generation, &loaded.plan, &pools, &opened.ids, log);
-        let active = Arc::new(active);
-        let news = opened.news.clone();
-        let sockets = self.sockets.commit(opened);
-        for (worker, add) in self.workers.iter().zip(sockets) {
-            let active = Arc::clone(&active);
-            worker
-                .mailbox
-                .post(Command::Install { active, add })
-                .map_err(|error| Failure(format!("a worker has ended: {error}")))?;
-        }
-        let mut left = self.workers.len();
-        while left > 0 {
-            match self.reports.recv().await {
-                Some(Report::Installed { generation, .. }) if generation == self.generation => {
-                    left -= 1;
-                }
-                Some(report) => self.hear(report, tasks),
-                None => return Err(Failure("all workers have ended".to_owned())),
-            }
-        }
-        for (listener, bind) in news {
-            log::info!("listener \"{listener}\" listening on {bind}");
-        }
-        self.registry.commit(&loaded.plan, &pools, now);
-        self.probers.follow(&pools, &loaded.trust, tasks);
-        self.plan = loaded.plan;
-        self.access_log.put_in_force(writer);
-        Ok(())
-    }
-
-    fn drain(&self) -> Drain {
+    fn start_drain(&mut self) {
+        self.give_up_loading();
         let within = self.plan.global.drain_timeout;
         let open = self.shared.open.load(Relaxed);
         log::info!("stopping: {open} sessions have {within:?} to end");
@@ -371,10 +199,10 @@ impl Supervisor {
                 log::error!("a worker has ended");
             }
         }
-        Drain {
+        self.drain = Some(Drain {
             until: Instant::now() + within + DRAIN_GRACE,
             drained: vec![false; self.workers.len()],
-        }
+        });
     }
 
     fn stop(&mut self, is_sudden: bool) {
@@ -429,58 +257,15 @@ struct Drain {
     drained: Vec<bool>,
 }
 
-/// A reload under way: the file is being read or names are being resolved, which may take long, so
-/// that requests are answered meanwhile.
-struct Loading {
-    since: Instant,
-    loaded: Pin<Box<dyn Future<Output = Result<Loaded, LoadError>>>>,
-    /// The file may have changed since it was read.
-    is_asked_again: bool,
-}
-
-/// What is loaded, once it is; never ends while nothing is.
-async fn next_loaded(loading: &mut Option<Loading>) -> Result<Loaded, LoadError> {
-    match loading {
-        Some(loading) => loading.loaded.as_mut().await,
-        None => pending().await,
-    }
-}
-
 async fn resolve(plan: Plan) -> Result<Loaded, Failure> {
     load(&Source::Fixed(Box::new(plan)))
         .await
         .map_err(|error| Failure(error.to_string()))
 }
 
-/// Builds pools off this thread, because a large table takes milliseconds that probes would wait.
-async fn build(
-    mut registry: Registry,
-    loaded: Loaded,
-    now: Tick,
-) -> Result<(Registry, Loaded, Vec<Arc<crate::data::mailbox::Pool>>), Failure> {
-    aside(move || {
-        let pools = registry.pools(&loaded, now);
-        (registry, loaded, pools)
-    })
-    .await
-    .map_err(|error| Failure(format!("tables cannot be built: {error}")))
-}
-
-/// All changes, named as long as they are few.
-fn describe(changes: &[Change]) -> String {
-    if changes.is_empty() || changes.len() > CHANGES_NAMED {
-        return summary(changes);
-    }
-    let named: Vec<String> = changes.iter().map(Change::to_string).collect();
-    format!("{} ({})", summary(changes), named.join("; "))
-}
-
 fn far() -> Instant {
     Instant::now() + NEVER
 }
-
-/// More changes than this are counted in the log's line, not named.
-const CHANGES_NAMED: usize = 4;
 
 /// How much longer than the drain time the workers get to report its end.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);

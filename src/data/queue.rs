@@ -16,6 +16,7 @@ use super::token::ArrivalKey;
 use crate::lb::admission::queue::{Full, Queue, Standing, Ticket, Turn};
 use crate::lb::admission::source::Source;
 use crate::lb::balance::pick::{Client, Refusal};
+use crate::lb::time::Tick;
 
 /// Keyed by the pool's name, so it outlives every reload, and so do those who wait.
 #[derive(Debug, Default)]
@@ -104,6 +105,11 @@ impl PoolQueue {
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Since when the first one waits; locks the queue for a moment, if anybody waits.
+    pub fn oldest(&self) -> Option<Tick> {
+        (!self.is_empty()).then(|| self.lock().oldest())?
     }
 
     /// How many have left so.

@@ -27,6 +27,8 @@ pub struct BackendState {
     pub traffic: Record,
     /// When it last sent something, in steps of [`PROGRESS_STEP_MS`].
     progress: AtomicU64,
+    /// When it last went up or down, in milliseconds, or else when it was first known.
+    changed: AtomicU64,
     /// Sessions established since the start.
     pub sessions: AtomicU64,
     /// Connects that failed or timed out since the start.
@@ -51,6 +53,7 @@ impl BackendState {
             up_since: AtomicU64::new(0),
             traffic: Record::default(),
             progress: AtomicU64::new(0),
+            changed: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
             bytes_to_backend: AtomicU64::new(0),
@@ -78,6 +81,9 @@ impl BackendState {
     /// Sets what health says; true if that is a change.
     pub fn set_up(&self, up: bool, now: Tick) -> bool {
         let is_change = self.up.swap(up, Relaxed) != up;
+        if is_change {
+            self.begin(now);
+        }
         if is_change && up {
             self.traffic.on_up(now);
             if self.is_known.swap(true, Relaxed) {
@@ -85,6 +91,16 @@ impl BackendState {
             }
         }
         is_change
+    }
+
+    /// It is first known now, or up or down from now on.
+    pub fn begin(&self, now: Tick) {
+        self.changed.store(now.as_ms(), Relaxed);
+    }
+
+    /// Since when it is up or down.
+    pub fn changed(&self) -> Tick {
+        Tick::from_ms(self.changed.load(Relaxed))
     }
 
     /// It has been away, or is new where others have been at work.

@@ -104,6 +104,7 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
             "libc",
             "log",
             "rustls_native_certs",
+            "serde",
             "serde_json",
             "tokio",
             "tokio_rustls",

@@ -40,6 +40,21 @@ pub enum Policy {
     First,
 }
 
+impl Policy {
+    /// Its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hash => "hash",
+            Self::Rendezvous => "rendezvous",
+            Self::RoundRobin => "round_robin",
+            Self::LeastConnections => "least_connections",
+            Self::PowerOfTwo => "power_of_two",
+            Self::Random => "random",
+            Self::First => "first",
+        }
+    }
+}
+
 /// How a pool chooses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {

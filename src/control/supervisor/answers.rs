@@ -1,0 +1,34 @@
+//! Answers to what tasks of the control plane ask.
+
+use super::Supervisor;
+use crate::control::handle::Question;
+use crate::control::status::{Activity, Status, View};
+
+impl Supervisor {
+    /// Answers at once, or sees to it that an answer comes.
+    pub(super) fn answer(&mut self, question: Question) {
+        // Who has gone meanwhile needs no answer.
+        match question {
+            Question::Status(reply) => drop(reply.send(self.status())),
+            Question::Reload(reply) => self.ask_for_reload(Some(reply)),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let activity = match self.drain {
+            None => Activity::Serving,
+            Some(_) => Activity::Draining,
+        };
+        let view = View {
+            generation: self.generation,
+            activity,
+            plan: &self.plan,
+            registry: &self.registry,
+            sockets: &self.sockets,
+            probers: &self.probers,
+            shared: &self.shared,
+            reloads: &self.reloads,
+        };
+        view.status()
+    }
+}
