@@ -6,6 +6,7 @@ pub mod admission;
 pub mod backend;
 pub mod balance;
 pub mod health;
+pub mod histogram;
 pub mod log_rate;
 pub mod rng;
 pub mod time;
