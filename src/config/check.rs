@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::error::{Problems, Wrong};
 use super::keys::{nearest, quoted};
 use super::model::{self, Model};
-use super::plan::{Address, Backend, Bind, Listener, Plan, Pool, Route};
+use super::plan::{Address, Backend, Bind, Listener, Plan, Pool, Route, Sticky};
 use super::reader::Written;
 use crate::lb::balance::pick::{Policy, Settings};
 
@@ -40,6 +40,7 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
     sources::check_sources(&model, problems);
     clients::check_clients(&model.listeners, problems);
     clients::check_first_bytes(&model.listeners, problems);
+    clients::check_keys(&model, problems);
     if problems.any() {
         return None;
     }
@@ -200,11 +201,11 @@ fn check_balance(pool: &model::Pool, problems: &Problems) {
     }
     let mut seen = Vec::new();
     for part in &pool.hash_key.value {
-        if seen.contains(&part.value) {
+        if seen.contains(&&part.value) {
             let what = "this part of the hash key is there already";
             problems.value(part.at, Wrong::new(what, "remove one"));
         } else {
-            seen.push(part.value);
+            seen.push(&part.value);
         }
     }
 }
@@ -416,13 +417,22 @@ fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
         on_down: pool.on_down,
         refuse: pool.refuse,
         queue: pool.queue,
-        sticky: pool.sticky,
+        sticky: plan_sticky(pool.sticky),
         send_proxy: pool.send_proxy.value,
         source: pool.source,
         health: health::plan(pool.health, is_udp_only),
         udp: pool.udp,
         backends: backends.collect::<Option<_>>()?,
     })
+}
+
+fn plan_sticky(sticky: model::Sticky) -> Option<Sticky> {
+    let sticky = Sticky {
+        key: sticky.key.into_iter().map(|part| part.value).collect(),
+        ttl: sticky.ttl,
+        max_entries: sticky.max_entries,
+    };
+    (!sticky.key.is_empty()).then_some(sticky)
 }
 
 fn plan_backend(backend: model::Backend, pool_limit: u32) -> Option<Backend> {

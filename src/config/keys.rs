@@ -281,8 +281,10 @@ pub(super) const POOL: Section = Section {
         row("balance", word(BALANCES, &["least_busy", "least_latency"]), text("hash"),
             "How a backend is chosen"),
         row("hash_key", Takes::List("source_ip, source_port, destination_ip, destination_port, \
-            source_net/N"), Default::Is(Value::Texts(FIVE_TUPLE)),
-            "What hash and rendezvous hash over"),
+            source_net/N, sni, alpn, http_path, http_header/NAME, first_bytes/N, proxy_tlv/TYPE"),
+            Default::Is(Value::Texts(FIVE_TUPLE)),
+            "What hash and rendezvous hash over; a client that says nothing of what is asked for is placed \
+            by its addresses and ports"),
         row("load_factor", Takes::LoadFactor, Default::Is(Value::Fraction(0.0)),
             "Bounds a backend of hash or rendezvous to this multiple of its fair share; 0 = none"),
         row("connect_timeout", TIME, text("2s"), "For one attempt to connect"),

@@ -9,6 +9,7 @@ mod address;
 mod check;
 pub mod diff;
 mod error;
+mod key_part;
 mod keys;
 mod model;
 mod parse;

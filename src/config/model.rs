@@ -15,12 +15,13 @@ pub(super) use self::health::{Health, HealthKind, step_of};
 
 use super::address;
 use super::error::{Problems, Wrong};
+use super::key_part;
 use super::keys::{self, quoted};
 use super::plan::{
     AccessLog, Address, Bind, Global, LogFormat, OnDown, Output, Preread, Queue, Refuse, SendProxy,
-    Source, Splice, Sticky, Udp,
+    Source, Splice, Udp,
 };
-use super::reader::{Reader, Written, match_word, not_yet};
+use super::reader::{Reader, Written};
 use crate::lb::admission::access::Prefix;
 use crate::lb::admission::queue;
 use crate::lb::admission::source::{Limits, Pace};
@@ -69,6 +70,14 @@ pub(super) struct Route {
     pub(super) pool: Option<Written<String>>,
 }
 
+/// Nothing is sticky without a key.
+#[derive(Debug)]
+pub(super) struct Sticky {
+    pub(super) key: Vec<Written<KeyPart>>,
+    pub(super) ttl: Duration,
+    pub(super) max_entries: u32,
+}
+
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) name: Written<String>,
@@ -86,7 +95,7 @@ pub(super) struct Pool {
     pub(super) on_down: OnDown,
     pub(super) refuse: Refuse,
     pub(super) queue: Queue,
-    pub(super) sticky: Option<Sticky>,
+    pub(super) sticky: Sticky,
     pub(super) send_proxy: Written<SendProxy>,
     pub(super) source: Source,
     pub(super) health: Health,
@@ -251,7 +260,7 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
         name: pool_name,
         policy: policy(reader.word("balance").value),
         hash_key: reader
-            .each("hash_key", key_part)
+            .each("hash_key", key_part::parse)
             .expect("the row has a default"),
         load_factor: reader.load_factor("load_factor"),
         fail_open: reader.flag("fail_open"),
@@ -292,15 +301,13 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
     }
 }
 
-/// Nothing is sticky without a key.
-fn sticky(reader: &Reader<'_>) -> Option<Sticky> {
-    let parts = reader.each("key", key_part).expect("the row has a default");
-    let sticky = Sticky {
-        key: parts.value.into_iter().map(|part| part.value).collect(),
+fn sticky(reader: &Reader<'_>) -> Sticky {
+    let key = reader.each("key", key_part::parse);
+    Sticky {
+        key: key.expect("the row has a default").value,
         ttl: reader.duration("ttl").value,
         max_entries: reader.whole("max_entries"),
-    };
-    (!sticky.key.is_empty()).then_some(sticky)
+    }
 }
 
 fn queue(reader: &Reader<'_>) -> Queue {
@@ -389,46 +396,6 @@ fn policy(word: &'static str) -> Policy {
         "random" => Policy::Random,
         "first" => Policy::First,
         _ => Policy::Hash,
-    }
-}
-
-fn key_part(text: &str) -> Result<KeyPart, Wrong> {
-    const NOW: &[&str] = &[
-        "source_ip",
-        "source_port",
-        "destination_ip",
-        "destination_port",
-    ];
-    const LATER: &[&str] = &["sni", "alpn", "http_path"];
-    const LATER_WITH_ARGUMENT: &[&str] = &["proxy_tlv", "http_header", "first_bytes"];
-    if let Some((word, argument)) = text.split_once('/') {
-        if LATER_WITH_ARGUMENT.contains(&word) {
-            return Err(not_yet(
-                text,
-                &format!("use {}, source_net/N", NOW.join(", ")),
-            ));
-        }
-        if word == "source_net" {
-            let digits = argument.bytes().all(|byte| byte.is_ascii_digit());
-            return match argument.parse() {
-                Ok(bits @ 1..=128) if digits => Ok(KeyPart::SourceNet(bits)),
-                _ => Err(Wrong::new(
-                    format!("{} has no usable length", quoted(text)),
-                    "write source_net/N with N from 1 to 128",
-                )),
-            };
-        }
-    }
-    match match_word(text, NOW, LATER) {
-        Ok("source_ip") => Ok(KeyPart::SourceIp),
-        Ok("source_port") => Ok(KeyPart::SourcePort),
-        Ok("destination_ip") => Ok(KeyPart::DestinationIp),
-        Ok(_) => Ok(KeyPart::DestinationPort),
-        Err(Some(wrong)) => Err(wrong),
-        Err(None) => Err(Wrong::new(
-            format!("{} is no part of a hash key", quoted(text)),
-            format!("use {}, source_net/N", NOW.join(", ")),
-        )),
     }
 }
 

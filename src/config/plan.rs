@@ -227,6 +227,14 @@ pub struct Pool {
     pub backends: Vec<Backend>,
 }
 
+impl Pool {
+    /// What its clients are known by.
+    pub fn keys(&self) -> impl Iterator<Item = &[KeyPart]> {
+        let sticky = self.sticky.as_ref().map(|sticky| sticky.key.as_slice());
+        std::iter::once(self.balance.hash_key.as_slice()).chain(sticky)
+    }
+}
+
 /// Flows of a pool's UDP listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Udp {

@@ -6,6 +6,7 @@ mod health;
 use std::time::Duration;
 
 use super::diff::Setting;
+use super::key_part;
 use super::keys::quoted;
 use super::plan::{
     Backend, Global, Listener, LogFormat, OnDown, Pool, Preread, Queue, Refuse, Route, SendProxy,
@@ -14,7 +15,6 @@ use super::plan::{
 use super::units::show;
 use crate::lb::admission::queue;
 use crate::lb::admission::source::Limits;
-use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick;
 use crate::lb::balance::route::Rule;
 use crate::lb::traffic::flow::{Answers, Rules};
@@ -140,6 +140,7 @@ fn route_words(route: &Route) -> String {
         alpn,
         http_host,
         http_path,
+        http_header,
     } = &route.rule;
     let parts = [
         ("source", (!source.is_empty()).then(|| list(source))),
@@ -152,6 +153,10 @@ fn route_words(route: &Route) -> String {
         (
             "http_path",
             (!http_path.is_empty()).then(|| list(http_path)),
+        ),
+        (
+            "http_header",
+            (!http_header.is_empty()).then(|| list(http_header)),
         ),
     ];
     let said = parts
@@ -241,12 +246,7 @@ fn balance_settings(old: &pick::Settings, new: &pick::Settings, found: &mut Diff
         policy.name().to_owned()
     });
     found.compare("hash_key", hash_key, &new.hash_key, |parts| {
-        list(
-            &parts
-                .iter()
-                .map(|part| key_part_word(*part))
-                .collect::<Vec<_>>(),
-        )
+        list(&parts.iter().map(key_part::word).collect::<Vec<_>>())
     });
     found.plain("load_factor", load_factor, &new.load_factor);
     found.plain("fail_open", fail_open, &new.fail_open);
@@ -264,7 +264,7 @@ fn sticky_settings(old: &Option<Sticky>, new: &Option<Sticky>, found: &mut Diffe
             ttl,
             max_entries,
         }) => {
-            let key: Vec<_> = key.iter().map(|part| key_part_word(*part)).collect();
+            let key: Vec<_> = key.iter().map(key_part::word).collect();
             format!("{} for {}, {max_entries} at most", list(&key), show(*ttl))
         }
     });
@@ -364,16 +364,6 @@ fn log_format_word(format: LogFormat) -> &'static str {
     match format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
-    }
-}
-
-fn key_part_word(part: KeyPart) -> String {
-    match part {
-        KeyPart::SourceIp => "source_ip".to_owned(),
-        KeyPart::SourcePort => "source_port".to_owned(),
-        KeyPart::DestinationIp => "destination_ip".to_owned(),
-        KeyPart::DestinationPort => "destination_port".to_owned(),
-        KeyPart::SourceNet(bits) => format!("source_net/{bits}"),
     }
 }
 

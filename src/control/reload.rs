@@ -90,7 +90,8 @@ impl Registry {
             let pool = find(&listener.pool);
             let routed = listener.routes.iter().map(|route| find(&route.pool));
             let routed = routed.map(Arc::clone).collect();
-            let runtime = Arc::new(Listener::new(Arc::clone(listener), routed, counters));
+            let runtime = Listener::new(Arc::clone(listener), pool, routed, counters);
+            let runtime = Arc::new(runtime);
             routes.extend(ids.iter().map(|&socket| Route {
                 socket,
                 listener: Arc::clone(&runtime),
@@ -253,11 +254,16 @@ fn log_listener(counters: &ListenerCounters) {
         let count = counters.dropped[reason as usize].load(Relaxed);
         (count > 0).then(|| format!(", dropped {}: {count}", reason.name()))
     });
+    let unkeyed = match counters.unkeyed.load(Relaxed) {
+        0 => String::new(),
+        count => format!(", without a key {count}"),
+    };
     log::info!(
-        "listener \"{name}\": accepted {}, refused {}, open {}{}",
+        "listener \"{name}\": accepted {}, refused {}, open {}{}{}",
         counters.accepted.load(Relaxed),
         counters.refused.load(Relaxed),
         counters.open.load(Relaxed),
+        unkeyed,
         barred
             .into_iter()
             .chain(dropped)

@@ -10,7 +10,7 @@ use slotmap::SlotMap;
 use super::fate::Cut;
 use super::kit::Kit;
 use super::mailbox::{Barred, Listener};
-use super::preread::{Look, bar, find_pool, introduce};
+use super::preread::{Look, bar, hear, introduce};
 use super::queue::{Left, Waiter};
 use super::refuse::Refused;
 use super::request::Request;
@@ -168,7 +168,7 @@ impl Arrivals {
             Waits::Header(listener, versions, _) => {
                 let listener = Arc::clone(listener);
                 let look = introduce(request, &listener, *versions, is_final, kit);
-                if matches!(look, Look::Done) && !listener.routed.is_empty() {
+                if matches!(look, Look::Done) && listener.reads_first_bytes {
                     let until = kit.now.after(listener.plan.preread.timeout);
                     *waits = Waits::FirstBytes(listener, until);
                     self.arm(key, kit);
@@ -176,7 +176,7 @@ impl Arrivals {
                 }
                 look
             }
-            Waits::FirstBytes(listener, _) => find_pool(request, listener, is_final, kit),
+            Waits::FirstBytes(listener, _) => hear(request, listener, is_final, kit),
             Waits::No | Waits::Turn(..) => return None,
         };
         match look {

@@ -161,11 +161,12 @@ impl Listener {
                     return Accept::Barred(address, reason);
                 }
                 let pool = Arc::clone(&self.route.pool);
-                let is_read = listener.plan.accept_proxy.is_some() || !listener.routed.is_empty();
+                let is_read = listener.plan.accept_proxy.is_some() || listener.reads_first_bytes;
                 Accept::Client(Box::new(Request {
                     caller: Caller {
                         client,
                         is_named: matches!(stream, Stream::Tcp(_)),
+                        extensions: Vec::new(),
                         is_own: false,
                         since: now,
                         ticket: None,
@@ -194,23 +195,14 @@ impl Listener {
                 };
                 Ok((
                     Stream::Tcp(stream),
-                    Client {
-                        source: canonical(source),
-                        destination,
-                    },
+                    Client::new(canonical(source), destination),
                 ))
             }
             Socket::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
                 self.unnamed = self.unnamed.wrapping_add(1);
                 let source = SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.unnamed));
-                Ok((
-                    Stream::Unix(stream),
-                    Client {
-                        source,
-                        destination: NOWHERE,
-                    },
-                ))
+                Ok((Stream::Unix(stream), Client::new(source, NOWHERE)))
             }
         }
     }
@@ -379,8 +371,7 @@ fn destination(socket: &Socket, route: &Route) -> Destination {
     let address = listener.local_addr().map_or(NOWHERE, canonical);
     let asks = |pool: &Arc<Pool>| {
         let plan = &pool.plan;
-        let sticky = plan.sticky.iter().flat_map(|sticky| &sticky.key);
-        let mut parts = plan.balance.hash_key.iter().chain(sticky);
+        let mut parts = plan.keys().flatten();
         parts.any(|part| *part == KeyPart::DestinationIp) || plan.send_proxy != SendProxy::Off
     };
     let mut pools = std::iter::once(&route.pool).chain(&route.listener.routed);

@@ -22,6 +22,7 @@ use super::token::ArrivalKey;
 use crate::config::plan;
 use crate::lb::admission::access::Access;
 use crate::lb::backend::BackendState;
+use crate::lb::balance::key::said;
 use crate::lb::balance::pick::{Balancer, Client, Picked, Refusal};
 use crate::lb::rng::Rng;
 use crate::lb::time::Tick;
@@ -104,21 +105,27 @@ pub struct Listener {
     pub trusted: Option<Access>,
     /// Where its routes lead, in their order.
     pub routed: Vec<Arc<Pool>>,
+    /// Whether what clients say first is looked at: by the routes, or by the keys of a pool.
+    pub reads_first_bytes: bool,
     /// Its counters.
     pub counters: Arc<ListenerCounters>,
 }
 
 impl Listener {
-    /// A listener with these settings, which goes on counting.
+    /// A listener with these settings, which goes on counting; `pool` is where clients go whom no route
+    /// leads elsewhere.
     pub fn new(
         plan: Arc<plan::Listener>,
+        pool: &Arc<Pool>,
         routed: Vec<Arc<Pool>>,
         counters: Arc<ListenerCounters>,
     ) -> Self {
         let is_open = plan.allow.is_empty() && plan.deny.is_empty();
+        let is_keyed = |pool: &Arc<Pool>| pool.plan.keys().any(|key| said(key).next().is_some());
         Self {
             access: (!is_open).then(|| Access::new(&plan.allow, &plan.deny)),
             trusted: (!plan.trusted.is_empty()).then(|| Access::new(&plan.trusted, &[])),
+            reads_first_bytes: !routed.is_empty() || is_keyed(pool),
             routed,
             plan,
             counters,
@@ -137,6 +144,8 @@ pub struct ListenerCounters {
     pub accepted: AtomicU64,
     /// Connections refused: there was no backend, or the client was not let in.
     pub refused: AtomicU64,
+    /// Clients that said nothing of what the key of their pool asks for.
+    pub unkeyed: AtomicU64,
     /// Those that were not let in, by [`Barred`].
     pub barred: [AtomicU64; Barred::ALL.len()],
     /// What each source does, once there is a limit on that.

@@ -34,6 +34,8 @@ pub(super) struct Caller {
     pub(super) client: Client,
     /// Whether that is its address, or a number that stands for it.
     pub(super) is_named: bool,
+    /// Hashes of those extensions of its PROXY header that a key asks for, by their types.
+    pub(super) extensions: Vec<(u8, u64)>,
     /// It is a proxy's own, and backends are told so.
     pub(super) is_own: bool,
     /// When it was accepted.

@@ -50,7 +50,11 @@ impl Sticky {
         now: Tick,
         rng: &mut Rng,
     ) -> Result<Picked, Refusal> {
-        let key = key::hash_with(self.seed, &self.parts, client);
+        let digest = client.digests.sticky;
+        if digest.is_none() && key::said(&self.parts).next().is_some() {
+            return balancer.pick(client, tried, now, rng); // nobody knows it
+        }
+        let key = key::hash_with(self.seed, &self.parts, digest, client);
         let before = self.table().member(key, now);
         let again = |backend| balancer.take_again(&backend, tried, now);
         if let Some(picked) = before.and_then(again) {

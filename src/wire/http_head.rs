@@ -198,8 +198,8 @@ fn until<'a>(bytes: &'a [u8], ends: &[u8]) -> (&'a [u8], &'a [u8]) {
     bytes.split_at(end.unwrap_or(bytes.len()))
 }
 
-/// A word of the protocol, such as a method and the name of a field.
-fn is_token(word: &[u8]) -> bool {
+/// Whether it is a word of the protocol, such as a method and the name of a field.
+pub fn is_token(word: &[u8]) -> bool {
     let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     !word.is_empty() && word.iter().all(is_allowed)
 }

@@ -59,10 +59,7 @@ fn pick(bencher: Bencher<'_, '_>, policy: Policy, count: usize) {
     bencher.bench_local(|| {
         let port = u16::try_from(clients.below(65_536)).expect("below 65,536");
         let source = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let client = Client {
-            source,
-            destination,
-        };
+        let client = Client::new(source, destination);
         black_box(balancer.pick(&client, &[], Tick::ZERO, &mut rng)).expect("everybody is up")
     });
 }

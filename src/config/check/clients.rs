@@ -1,8 +1,14 @@
 //! What is asked of clients by their address holds for those that have one.
 
+use std::collections::HashMap;
+
 use crate::config::error::{Problems, Wrong};
-use crate::config::model::Listener;
+use crate::config::key_part::said_word;
+use crate::config::keys::quoted;
+use crate::config::model::{Listener, Model, Pool};
 use crate::config::plan::Bind;
+use crate::lb::balance::key::{KeyPart, Part};
+use crate::wire::proxy_header::parse::Versions;
 
 /// No listener that looks at the addresses of its clients has a Unix socket.
 pub(super) fn check_clients(listeners: &[Listener], problems: &Problems) {
@@ -40,6 +46,56 @@ pub(super) fn check_first_bytes(listeners: &[Listener], problems: &Problems) {
         }
         if let Some(route) = listener.routes.first() {
             wrong(route.at, "route");
+        }
+    }
+}
+
+/// What a key asks for can be had from the clients of each listener that leads to its pool.
+pub(super) fn check_keys(model: &Model, problems: &Problems) {
+    let asks = |pool: &Pool| {
+        let parts = pool.hash_key.value.iter().chain(&pool.sticky.key);
+        let said = parts.filter_map(|part| match &part.value {
+            KeyPart::Said(said) => Some((part.at, said.clone())),
+            _ => None,
+        });
+        said.collect::<Vec<_>>()
+    };
+    let pools = model
+        .pools
+        .iter()
+        .map(|pool| (pool.name.value.as_str(), asks(pool)));
+    let mut pools: HashMap<&str, Vec<(usize, Part)>> = pools.collect();
+    pools.retain(|_, asked| !asked.is_empty());
+    for listener in &model.listeners {
+        for (at, part) in listener
+            .pools()
+            .filter_map(|pool| pools.get(pool.value.as_str()))
+            .flatten()
+        {
+            let has_extensions = matches!(
+                listener.accept_proxy.value,
+                Some(Versions::V2 | Versions::Any)
+            );
+            let size = listener.preread.size;
+            let (what, cure) = match part {
+                _ if listener.is_udp() => ("datagrams have none", "use parts of addresses"),
+                Part::ProxyTlv(_) if !has_extensions => (
+                    "none comes without a PROXY header",
+                    "set `accept_proxy` of the listener to \"v2\" or \"any\"",
+                ),
+                Part::FirstBytes(count) if usize::from(*count) > size => (
+                    "fewer bytes are looked at",
+                    "ask for fewer, or raise `preread.size` of the listener",
+                ),
+                _ => continue,
+            };
+            let name = listener.name.as_ref().map_or("", |name| &name.value);
+            let what = format!(
+                "{} of clients of listener {}: {what}",
+                said_word(part),
+                quoted(name)
+            );
+            problems.value(*at, Wrong::new(what, cure));
         }
     }
 }

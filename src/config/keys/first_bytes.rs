@@ -7,10 +7,10 @@ pub(in crate::config) const PREREAD: Section = Section {
     header: "[listener.preread]",
     rows: &[
         row("timeout", TIME, text("3s"),
-            "For a PROXY header, after which the client is reset; and again for what the routes look at, \
-            after which it goes where what is known leads"),
+            "For a PROXY header, after which the client is reset; and again for what routes and keys look \
+            at, after which it goes where what is known leads"),
         row("size", Takes::Form("a size such as 16KiB, of 1KiB up to 64KiB"), text("16KiB"),
-            "Bytes that the routes look at"),
+            "Bytes that routes and keys look at"),
     ],
 };
 
@@ -30,5 +30,7 @@ pub(in crate::config) const ROUTE: Section = Section {
             "Hosts that the first request of a client of HTTP/1 names"),
         row("http_path", Takes::Texts("beginnings of paths such as \"/v1/\""), NO_TEXTS,
             "Beginnings of the path that it names, as it is written"),
+        row("http_header", Takes::Texts("fields such as \"x-model: llama\""), NO_TEXTS,
+            "Fields of which it has one, with all of this value; the first of a name counts"),
     ],
 };

@@ -6,7 +6,8 @@ use crate::config::keys::quoted;
 use crate::config::plan::Preread;
 use crate::config::reader::{Reader, Written};
 use crate::config::units;
-use crate::lb::balance::route::{HostPattern, Rule};
+use crate::lb::balance::route::{Field, HostPattern, Rule};
+use crate::wire::http_head::is_token;
 use crate::wire::proxy_header::parse::Versions;
 
 pub(super) fn accept_proxy(reader: &Reader<'_>) -> Written<Option<Versions>> {
@@ -44,6 +45,7 @@ pub(super) fn route(reader: &Reader<'_>) -> Route {
         alpn: texts(reader, "alpn", protocol),
         http_host: texts(reader, "http_host", host),
         http_path: texts(reader, "http_path", path),
+        http_header: texts(reader, "http_header", field),
     };
     Route {
         at: reader.at(),
@@ -82,5 +84,23 @@ fn path(text: &str) -> Result<String, Wrong> {
     Err(Wrong::new(
         what,
         "begin it with /, without query and spaces",
+    ))
+}
+
+fn field(text: &str) -> Result<Field, Wrong> {
+    let is_visible = |byte: u8| (b' '..=b'~').contains(&byte);
+    if let Some((name, value)) = text.split_once(':')
+        && is_token(name.as_bytes())
+        && value.bytes().all(is_visible)
+    {
+        return Ok(Field {
+            name: name.to_ascii_lowercase(),
+            value: value.trim().to_owned(),
+        });
+    }
+    let what = format!("{} is no field of a request", quoted(text));
+    Err(Wrong::new(
+        what,
+        "write its name and its value, such as \"x-model: llama\"",
     ))
 }

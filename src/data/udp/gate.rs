@@ -336,10 +336,8 @@ impl Gate {
     }
 
     fn client(&self, route: &flow::Route) -> Client {
-        Client {
-            source: route.client(),
-            destination: SocketAddr::new(route.local(), self.local.port()),
-        }
+        let destination = SocketAddr::new(route.local(), self.local.port());
+        Client::new(route.client(), destination)
     }
 }
 

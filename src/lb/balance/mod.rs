@@ -1,6 +1,7 @@
 //! Which backend? One algorithm per file; [`pick`] is the one entry.
 
 mod candidates;
+pub mod client;
 mod first;
 pub mod key;
 mod least;
@@ -11,3 +12,4 @@ mod random;
 mod rendezvous;
 mod round_robin;
 pub mod route;
+pub mod said;

@@ -2,12 +2,12 @@
 
 mod again;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::candidates::{Candidates, Standard};
+pub use super::client::Client;
 use super::key::{self, KeyPart};
 use super::least::Rotation;
 use super::maglev::Maglev;
@@ -85,15 +85,6 @@ pub struct Member {
     pub max_connections: u32,
     /// Used only while no primary is available.
     pub backup: bool,
-}
-
-/// Who is asking.
-#[derive(Clone, Copy, Debug)]
-pub struct Client {
-    /// The client's address, IPv4-mapped addresses already made IPv4.
-    pub source: SocketAddr,
-    /// The address it connected to, likewise.
-    pub destination: SocketAddr,
 }
 
 /// A chosen backend.

@@ -1,8 +1,7 @@
 //! Which pool? The rules of a listener, in order, against what is known of a client: its address, and
 //! what it says first, which may still be coming.
 
-use std::net::IpAddr;
-
+use super::said::{Said, Speaker};
 use crate::lb::admission::access::Prefix;
 
 /// What a client must be like for a pool. Of each list one must fit; an empty list fits everybody.
@@ -18,6 +17,23 @@ pub struct Rule {
     pub http_host: Vec<HostPattern>,
     /// Beginnings of the paths that it asks for.
     pub http_path: Vec<String>,
+    /// Fields of its request.
+    pub http_header: Vec<Field>,
+}
+
+/// A field of a request of HTTP/1: a name, in any case, and all of its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// In small letters.
+    pub name: String,
+    /// Without spaces around it.
+    pub value: String,
+}
+
+impl std::fmt::Display for Field {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.name, self.value)
+    }
 }
 
 /// The name of a host, or of all below one.
@@ -70,89 +86,47 @@ impl std::fmt::Display for HostPattern {
     }
 }
 
-/// Something a client may say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said<T> {
-    /// It may still come.
-    NotYet,
-    /// It does not, whatever comes.
-    Never,
-    /// This.
-    This(T),
-}
-
-impl<T> Said<T> {
-    /// Whether it `fits`; `None` = that is not known yet.
-    fn fits(&self, fits: impl FnOnce(&T) -> bool) -> Option<bool> {
-        match self {
-            Self::NotYet => None,
-            Self::Never => Some(false),
-            Self::This(this) => Some(fits(this)),
-        }
-    }
-}
-
-/// What is known of a client.
-#[derive(Clone, Debug)]
-pub struct Known<'a> {
-    /// Its address, if it has one.
-    pub source: Option<IpAddr>,
-    /// The name of the server that it asks for by TLS.
-    pub sni: Said<&'a str>,
-    /// The application protocols that it offers by TLS.
-    pub alpn: Said<Vec<Vec<u8>>>,
-    /// The host that it asks for by HTTP/1.
-    pub http_host: Said<&'a str>,
-    /// The path that it asks for by HTTP/1.
-    pub http_path: Said<&'a [u8]>,
-}
-
 impl Rule {
-    /// Whether it looks at what a client of TLS says.
-    pub fn asks_tls(&self) -> bool {
-        !self.sni.is_empty() || !self.alpn.is_empty()
-    }
-
-    /// Whether it looks at what a client of HTTP/1 says.
-    pub fn asks_http(&self) -> bool {
-        !self.http_host.is_empty() || !self.http_path.is_empty()
-    }
-
     /// Whether the client fits; `None` = that is not known yet.
-    fn fits(&self, client: &Known<'_>) -> Option<bool> {
-        fn all_or_any<P>(patterns: &[P], said: Option<bool>) -> Option<bool> {
+    fn fits(&self, client: &impl Speaker) -> Option<bool> {
+        fn unless_empty<P>(patterns: &[P], fits: impl FnOnce() -> Option<bool>) -> Option<bool> {
             if patterns.is_empty() {
                 Some(true)
             } else {
-                said
+                fits()
             }
         }
-        let source = client.source.is_some_and(|address| {
-            let mut networks = self.source.iter();
-            networks.any(|network| network.contains(address))
-        });
-        let any_host = |patterns: &[HostPattern], name: &str| {
-            patterns.iter().any(|pattern| pattern.fits(name))
-        };
-        let offered = |offers: &Vec<Vec<u8>>| {
-            let mut own = self.alpn.iter();
-            own.any(|own| offers.iter().any(|offer| offer == own.as_bytes()))
-        };
-        let starts = |path: &&[u8]| {
-            let mut own = self.http_path.iter();
-            own.any(|own| path.starts_with(own.as_bytes()))
+        let any_host = |patterns: &[HostPattern], said: Said<&str>| {
+            said.fits(|name| patterns.iter().any(|pattern| pattern.fits(name)))
         };
         let parts = [
-            all_or_any(&self.source, Some(source)),
-            all_or_any(&self.sni, client.sni.fits(|name| any_host(&self.sni, name))),
-            all_or_any(&self.alpn, client.alpn.fits(offered)),
-            all_or_any(
-                &self.http_host,
-                client
-                    .http_host
-                    .fits(|host| any_host(&self.http_host, host)),
-            ),
-            all_or_any(&self.http_path, client.http_path.fits(starts)),
+            unless_empty(&self.source, || {
+                let mut networks = self.source.iter();
+                let source = client.source();
+                Some(source.is_some_and(|source| networks.any(|network| network.contains(source))))
+            }),
+            unless_empty(&self.sni, || any_host(&self.sni, client.sni())),
+            unless_empty(&self.alpn, || {
+                let offers = |offers: Vec<Vec<u8>>| {
+                    let mut own = self.alpn.iter();
+                    own.any(|own| offers.iter().any(|offer| offer == own.as_bytes()))
+                };
+                client.alpn().fits(offers)
+            }),
+            unless_empty(&self.http_host, || {
+                any_host(&self.http_host, client.http_host())
+            }),
+            unless_empty(&self.http_path, || {
+                let mut own = self.http_path.iter();
+                let starts = |path: &[u8]| own.any(|own| path.starts_with(own.as_bytes()));
+                client.http_path().fits(starts)
+            }),
+            unless_empty(&self.http_header, || {
+                any(self.http_header.iter().map(|field| {
+                    let said = client.http_header(&field.name);
+                    said.fits(|value| value == field.value.as_bytes())
+                }))
+            }),
         ];
         if parts.contains(&Some(false)) {
             Some(false) // whatever is still to come
@@ -164,18 +138,29 @@ impl Rule {
     }
 }
 
-/// The first of `rules` that `client` fits, as far as that is known: `Some(None)` if it fits none, and
-/// `None` if more must be known. `is_final`: nothing more will be.
+/// Whether one of them fits; `None` = that is not known yet.
+fn any(fits: impl Iterator<Item = Option<bool>>) -> Option<bool> {
+    let mut any = Some(false);
+    for fit in fits {
+        match fit {
+            Some(true) => return fit,
+            Some(false) => {}
+            None => any = None,
+        }
+    }
+    any
+}
+
+/// The first of `rules` that `client` fits: `Some(None)` if it fits none, and `None` if more must be
+/// known.
 pub fn route<'r>(
     rules: impl IntoIterator<Item = &'r Rule>,
-    client: &Known<'_>,
-    is_final: bool,
+    client: &impl Speaker,
 ) -> Option<Option<usize>> {
     for (place, rule) in rules.into_iter().enumerate() {
         match rule.fits(client) {
             Some(true) => return Some(Some(place)),
             Some(false) => {}
-            None if is_final => {}
             None => return None,
         }
     }
@@ -187,15 +172,15 @@ const NAME_MAX: usize = 253;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::IpAddr;
 
-    fn nobody() -> Known<'static> {
-        Known {
+    use super::*;
+    use crate::lb::balance::said::scripted::Scripted;
+
+    fn nobody() -> Scripted {
+        Scripted {
             source: Some(IpAddr::from([10, 0, 0, 1])),
-            sni: Said::NotYet,
-            alpn: Said::NotYet,
-            http_host: Said::NotYet,
-            http_path: Said::NotYet,
+            ..Scripted::default()
         }
     }
 
@@ -241,18 +226,13 @@ mod tests {
             rule(|rule| rule.source = vec![Prefix::of(IpAddr::from([10, 0, 0, 1]))]),
         ];
         let mut client = nobody();
-        assert_eq!(
-            route(&rules, &client, false),
-            None,
-            "it may ask for a.example"
-        );
-        assert_eq!(route(&rules, &client, true), Some(Some(1)));
+        assert_eq!(route(&rules, &client), None, "it may ask for a.example");
         client.sni = Said::This("a.example");
-        assert_eq!(route(&rules, &client, false), Some(Some(0)));
+        assert_eq!(route(&rules, &client), Some(Some(0)));
         client.sni = Said::Never;
-        assert_eq!(route(&rules, &client, false), Some(Some(1)));
+        assert_eq!(route(&rules, &client), Some(Some(1)));
         client.source = None;
-        assert_eq!(route(&rules, &client, false), Some(None));
+        assert_eq!(route(&rules, &client), Some(None));
     }
 
     #[test]
@@ -263,17 +243,41 @@ mod tests {
         })];
         let mut client = nobody();
         client.http_path = Said::This(b"/v2/x");
-        assert_eq!(route(&rules, &client, false), None);
+        assert_eq!(route(&rules, &client), None);
         client.http_host = Said::This("b.a.example");
-        assert_eq!(route(&rules, &client, false), Some(Some(0)));
+        assert_eq!(route(&rules, &client), Some(Some(0)));
         client.http_path = Said::This(b"/v3/x");
         client.http_host = Said::NotYet;
-        assert_eq!(route(&rules, &client, false), Some(None), "no need to wait");
+        assert_eq!(route(&rules, &client), Some(None), "no need to wait");
         let rules = [rule(|rule| rule.alpn = vec!["h2".to_owned()])];
         client.alpn = Said::This(vec![b"http/1.1".to_vec(), b"h2".to_vec()]);
-        assert_eq!(route(&rules, &client, false), Some(Some(0)));
+        assert_eq!(route(&rules, &client), Some(Some(0)));
         client.alpn = Said::This(vec![b"h2c".to_vec()]);
-        assert_eq!(route(&rules, &client, false), Some(None));
-        assert_eq!(route(&[Rule::default()], &nobody(), false), Some(Some(0)));
+        assert_eq!(route(&rules, &client), Some(None));
+        assert_eq!(route(&[Rule::default()], &nobody()), Some(Some(0)));
+    }
+
+    #[test]
+    fn one_of_the_fields_must_be_there() {
+        let field = |name: &str, value: &str| Field {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
+        let fields = vec![
+            field("x-model", "a"),
+            field("x-model", "b"),
+            field("x", "1"),
+        ];
+        let rules = [rule(|rule| rule.http_header = fields)];
+        let mut client = nobody();
+        assert_eq!(route(&rules, &client), None);
+        client.fields = vec![("x-model", Said::This(b"c"))];
+        assert_eq!(route(&rules, &client), None, "the other may come");
+        client.fields.push(("x", Said::Never));
+        assert_eq!(route(&rules, &client), Some(None));
+        client.fields[0].1 = Said::This(b"b");
+        assert_eq!(route(&rules, &client), Some(Some(0)));
+        client.fields = vec![("x", Said::This(b"1"))];
+        assert_eq!(route(&rules, &client), Some(Some(0)), "whatever else comes");
     }
 }

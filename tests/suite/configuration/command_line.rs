@@ -101,8 +101,8 @@ const WRONG_FLAGS: &[(&str, &str, &str)] = &[
     ),
     (
         "--hash-key",
-        "sni",
-        "--hash-key sni: `sni` is not supported yet",
+        "cookie",
+        "--hash-key cookie: \"cookie\" is no part of a key",
     ),
     (
         "--health",

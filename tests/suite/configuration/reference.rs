@@ -218,8 +218,11 @@ fn cfg_02_every_word_of_the_reference_is_accepted() {
     let hash_key = find("hash_key");
     let (_, parts) = hash_key.takes.split_once("out of ").unwrap();
     for part in parts.split(", ") {
-        let part = part.replace("/N", "/24");
-        File::with_one(&hash_key, &format!("[{part:?}]")).assert_accepted();
+        let part = part.replace("/NAME", "/x").replace("/N", "/24");
+        let mut file = File::with_one(&hash_key, &format!("[{:?}]", part.replace("TYPE", "0xE0")));
+        let introduced = "[[listener]]\naccept_proxy = \"v2\"\n";
+        file.text = file.text.replace("[[listener]]\n", introduced);
+        file.assert_accepted();
     }
     let load_factor = find("load_factor");
     for good in ["0", "0.0", "1.01", "2", "10.0"] {
@@ -401,6 +404,7 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
             ("alpn", "[\"h2\"]"),
             ("http_host", "[\"api.example\"]"),
             ("http_path", "[\"/v1/embeddings\"]"),
+            ("http_header", "[\"x-model: llama\"]"),
             ("source", "[\"10.0.0.0/8\"]"),
             ("pool", "\"p\""),
         ],
@@ -509,25 +513,11 @@ const BEYOND: &[(&str, &str)] = &[
 ];
 
 /// Planned values of keys that are supported with others.
-const PLANNED_VALUES: &[(&str, &str, &[&str])] = &[
-    (
-        "[pool.p]",
-        "balance",
-        &["\"least_busy\"", "\"least_latency\""],
-    ),
-    (
-        "[pool.p]",
-        "hash_key",
-        &[
-            "[\"sni\"]",
-            "[\"alpn\"]",
-            "[\"proxy_tlv/0xE0\"]",
-            "[\"http_header/authorization\"]",
-            "[\"http_path\"]",
-            "[\"first_bytes/512\"]",
-        ],
-    ),
-];
+const PLANNED_VALUES: &[(&str, &str, &[&str])] = &[(
+    "[pool.p]",
+    "balance",
+    &["\"least_busy\"", "\"least_latency\""],
+)];
 
 /// The kind of probe that a key is for.
 fn kind_for(key: &str) -> &'static str {

@@ -3,6 +3,7 @@
 mod accept_proxy;
 mod data;
 mod ends;
+mod keys;
 mod networks;
 mod proxy_header;
 mod routes;

@@ -14,7 +14,7 @@ use crate::harness::{
 };
 
 /// What a client of TLS sends first, in records of at most so many bytes.
-fn hello(host: &str, protocols: &[&str], fragment: Option<usize>) -> Vec<u8> {
+pub(super) fn hello(host: &str, protocols: &[&str], fragment: Option<usize>) -> Vec<u8> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let config = config.with_safe_default_protocol_versions().unwrap();
     let config = config.with_root_certificates(RootCertStore::empty());
@@ -131,11 +131,12 @@ fn tls_clients_go_where_the_name_and_the_protocols_lead() {
 }
 
 #[test]
-fn http_clients_go_where_host_and_path_lead() {
+fn http_clients_go_where_host_path_and_fields_lead() {
     on_every_axis(|axis| {
         let rules = [
             "http_path = [\"/v1/embeddings\", \"/v1/rerank\"]",
             "http_host = [\"api.example\", \"*.api.example\"], http_path = [\"/\"]",
+            "http_header = [\"X-Model: llama\", \"x-beta: 1\"]",
         ];
         let routed = Routed::start(axis, &rules, &[]);
         for (head, pool) in [
@@ -153,6 +154,15 @@ fn http_clients_go_where_host_and_path_lead() {
             ("GET / HTTP/1.0\r\n\r\n", 0),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0),
             ("*1\r\n$4\r\nPING\r\n", 0),
+            ("GET /x HTTP/1.1\r\nX-Model:  llama \r\nHost: o\r\n\r\n", 3),
+            (
+                "GET /x HTTP/1.1\r\nx-model: llama2\r\nx-model: llama\r\n\r\n",
+                0,
+            ),
+            (
+                "GET /x HTTP/1.1\r\nA: b\r\nx-beta: 1\r\nx-model: other\r\n\r\n",
+                3,
+            ),
         ] {
             routed.leads(&[head.as_bytes()], pool);
             let pieces: Vec<&[u8]> = head.as_bytes().chunks(3).collect();

@@ -5,6 +5,7 @@ mod panic;
 mod returning;
 mod rules;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::*;
@@ -61,10 +62,7 @@ pub(super) fn equal(count: usize) -> Vec<Member> {
 /// The `n`th of many clients.
 pub(super) fn client(n: u32) -> Client {
     let source = SocketAddr::from((std::net::Ipv4Addr::from_bits(0x0a00_0000 + n), 40_000));
-    Client {
-        source,
-        destination: "192.0.2.1:80".parse().unwrap(),
-    }
+    Client::new(source, "192.0.2.1:80".parse().unwrap())
 }
 
 /// Where clients go if each leaves before the next one comes.
