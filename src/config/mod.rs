@@ -15,11 +15,11 @@ mod model;
 mod parse;
 pub mod plan;
 mod reader;
+pub mod reference;
 mod settings;
 mod units;
 
 pub use error::{Error, Errors, MAX_ERRORS};
-pub use keys::reference;
 pub use parse::MAX_TEXT;
 
 use error::{Problems, Wrong};

@@ -7,10 +7,16 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub use self::flags::Flags;
+use super::help::{Completions, Help};
 
 /// A Layer 4 load balancer for services whose load comes and goes
 #[derive(Clone, Debug, Parser)]
-#[command(name = "evenkeel", version, arg_required_else_help = true)]
+#[command(
+    name = "evenkeel",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -37,6 +43,10 @@ pub enum Command {
         #[arg(value_parser = clap::value_parser!(u64).range(1..=MAX_DEMO_SECONDS))]
         seconds: u64,
     },
+    /// Tell of a command or of the configuration's keys, or write the manual's pages
+    Help(Help),
+    /// Print what makes a shell complete the command line
+    Completions(Completions),
     /// Known, and not supported yet.
     #[command(hide = true)]
     Plan(Later),
@@ -103,7 +113,11 @@ impl Command {
     /// The name of a subcommand that is known but not supported yet.
     pub fn not_supported_yet(&self) -> Option<&'static str> {
         match self {
-            Self::Run(_) | Self::Check { .. } | Self::Demo { .. } => None,
+            Self::Run(_)
+            | Self::Check { .. }
+            | Self::Demo { .. }
+            | Self::Help(_)
+            | Self::Completions(_) => None,
             Self::Plan(_) => Some("plan"),
             Self::Reload(_) => Some("reload"),
             Self::Status(_) => Some("status"),

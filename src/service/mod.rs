@@ -3,6 +3,7 @@
 pub mod cli;
 mod demo;
 pub mod exit;
+pub mod help;
 mod logging;
 mod run;
 mod signals;

@@ -3,11 +3,11 @@
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 use super::cli::{Cli, Command, Run, Source as Named};
 use super::exit::Exit;
-use super::{demo, logging, signals, systemd};
+use super::{demo, help, logging, signals, systemd};
 use crate::config::plan::{self, Plan};
 use crate::control::handle::requests;
 use crate::control::loader::{self, LoadError, Source};
@@ -24,6 +24,8 @@ pub fn run() -> Exit {
     }
     match cli.command {
         Command::Check { file } => check(&file),
+        Command::Help(asked) => help::help(&asked, Cli::command()),
+        Command::Completions(asked) => help::completions(&asked, &Cli::command()),
         Command::Demo { seconds } => {
             logging::start_quiet(cli.verbose);
             demo::run(seconds)

@@ -113,7 +113,15 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
     (
         "service",
         &["lb", "config", "sys", "data", "control"],
-        &["clap", "env_logger", "log", "sd_notify", "signal_hook"],
+        &[
+            "clap",
+            "clap_complete",
+            "clap_mangen",
+            "env_logger",
+            "log",
+            "sd_notify",
+            "signal_hook",
+        ],
     ),
 ];
 

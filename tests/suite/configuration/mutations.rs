@@ -11,7 +11,7 @@ use crate::harness::scale::{amount, seed};
 use crate::harness::{Axis, Config, Proxy, Rng, Tagged};
 
 /// Files of the repository that are valid.
-const CORPUS: [&str; 7] = [
+const CORPUS: [&str; 11] = [
     include_str!("../../../conf/minimal.toml"),
     include_str!("../../../conf/inference.toml"),
     include_str!("../../../conf/database.toml"),
@@ -19,6 +19,10 @@ const CORPUS: [&str; 7] = [
     include_str!("../../../conf/web.toml"),
     include_str!("../../config/valid/every_key.toml"),
     include_str!("../../config/valid/wildcards.toml"),
+    include_str!("../../../conf/llama_cpp.toml"),
+    include_str!("../../../conf/behind_proxy.toml"),
+    include_str!("../../../conf/tls_by_name.toml"),
+    include_str!("../../../conf/http3.toml"),
 ];
 
 /// What is put somewhere.

@@ -20,7 +20,7 @@ struct Row {
 
 /// The reference, read back from its text.
 fn rows() -> Vec<Row> {
-    let text = config::reference();
+    let text = config::reference::markdown();
     let mut rows = Vec::new();
     let mut header = String::new();
     for line in text.lines() {
@@ -296,7 +296,7 @@ fn cfg_10_the_readme_holds_the_reference() {
     let readme = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = readme.split_once("<!-- reference:begin -->\n").unwrap();
     let (there, after) = rest.split_once("<!-- reference:end -->").unwrap();
-    let reference = config::reference();
+    let reference = config::reference::markdown();
     if std::env::var_os("EVENKEEL_WRITE_REFERENCE").is_some() {
         let block = format!(
             "<!-- reference:begin -->\n{}\n<!-- reference:end -->",

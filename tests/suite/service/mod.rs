@@ -1,6 +1,7 @@
 //! The process as the service manager sees it: conformance I and L.
 
 mod activation;
+mod manual;
 mod notify;
 mod privileges;
 mod unit;
