@@ -192,6 +192,7 @@ const TIME: Takes = Takes::Duration(MIN_DURATION);
 const TIME_OR_ZERO: Takes = Takes::Duration(Duration::ZERO);
 const LIMIT: Takes = Takes::Whole(0, MAX_CONNECTIONS);
 const TRUE: Default = Default::Is(Value::Flag(true));
+const FALSE: Default = Default::Is(Value::Flag(false));
 const NO_TEXTS: Default = Default::Is(Value::Texts(&[]));
 const EMPTY: &[Value<'static>] = &[Value::Text("")];
 const ZERO: &[Value<'static>] = &[Value::Whole(0)];
@@ -358,6 +359,8 @@ pub(super) const QUEUE: Section = Section {
         row("per_source", LIMIT, whole(0),
             "Of one source (an IPv4 address or an IPv6 network of 64 bits) that wait at most; 0 = any \
             number"),
+        row("fair", Takes::Flag, FALSE,
+            "Sources take turns, rather than all clients: one that sends many waits for itself"),
         row("abort_on_close", Takes::Flag, TRUE,
             "A client that has finished sending before its turn is taken for gone; false = it waits on, as \
             one may that only closes its own direction and wants the answer"),

@@ -315,6 +315,7 @@ fn queue(reader: &Reader<'_>) -> Queue {
         limits: queue::Limits {
             all: reader.whole("limit"),
             per_source: reader.whole("per_source"),
+            is_fair: reader.flag("fair"),
         },
         timeout: reader.duration("timeout").value,
         abort_on_close: reader.flag("abort_on_close"),

@@ -272,12 +272,18 @@ fn sticky_settings(old: &Option<Sticky>, new: &Option<Sticky>, found: &mut Diffe
 
 fn queue_settings(old: &Queue, new: &Queue, found: &mut Differing) {
     let Queue {
-        limits: queue::Limits { all, per_source },
+        limits:
+            queue::Limits {
+                all,
+                per_source,
+                is_fair,
+            },
         timeout,
         abort_on_close,
     } = old;
     found.plain("queue.limit", all, &new.limits.all);
     found.plain("queue.per_source", per_source, &new.limits.per_source);
+    found.plain("queue.fair", is_fair, &new.limits.is_fair);
     found.time("queue.timeout", timeout, &new.timeout);
     found.plain("queue.abort_on_close", abort_on_close, &new.abort_on_close);
 }

@@ -158,6 +158,40 @@ fn limits_of_the_queue_hold() {
 }
 
 #[test]
+fn sources_take_turns_where_they_are_to() {
+    let backend = Listening::start(Family::V4);
+    let config = |setting: &str| {
+        let queue = format!("queue = {{ {setting} }}");
+        one_slot(Axis::PLAIN, &backend).pool(&queue)
+    };
+    let source = |number: u8| -> IpAddr { Ipv4Addr::new(127, 213, 0, number).into() };
+    for (setting, expected) in [
+        ("fair = false", [0, 1, 2, 3, 4, 5, 6]),
+        ("fair = true", [0, 3, 6, 1, 4, 2, 5]),
+    ] {
+        let proxy = Proxy::start(&config(setting));
+        let quiet = proxy.open_descriptors();
+        let mut open = backend.pair(proxy.front());
+        let crowd = [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (5, 1), (6, 3)];
+        let mut clients = Vec::new();
+        for (place, (number, of)) in (1..).zip(crowd) {
+            let mut client = connect_from(source(of), proxy.front()).unwrap();
+            client.write_all(&[number]).unwrap();
+            proxy.wait_open(quiet + 2 + place);
+            clients.push(Some(client));
+        }
+        for number in expected {
+            drop(open);
+            let (found, server) = next(&backend);
+            assert_eq!(found, number, "{setting}");
+            open = (clients[usize::from(number)].take().unwrap(), server);
+        }
+        drop(open);
+        proxy.finish();
+    }
+}
+
+#[test]
 fn who_waits_for_too_long_is_told_why() {
     on_every_axis(|axis| {
         let backend = Listening::start(axis.family);

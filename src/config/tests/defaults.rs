@@ -13,6 +13,7 @@ fn default_queue() -> Queue {
         limits: queue::Limits {
             all: 1024,
             per_source: 0,
+            is_fair: false,
         },
         timeout: Duration::from_secs(120),
         abort_on_close: true,

@@ -1,5 +1,9 @@
 //! Who waits for a slot of a pool: first come, first served, within a limit for all and one for each
 //! source. Whoever comes back, because its backend has failed it, stands where it stood before.
+//!
+//! Where sources take turns, a waiter stands in a round: the one that is being served, or the one behind
+//! the last of its own source. So a source that sends many clients waits for itself, and a slot goes
+//! to each source in turn (start-time fair queueing, Goyal, Vin and Cheng 1996, with slots of one size).
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -7,13 +11,15 @@ use std::ops::Bound;
 use super::source::Source;
 use crate::lb::time::Tick;
 
-/// How many may wait.
+/// How many may wait, and in which order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Of one pool; 0 = nobody waits.
     pub all: u32,
     /// Of one source; 0 = any number.
     pub per_source: u32,
+    /// Sources take turns.
+    pub is_fair: bool,
 }
 
 /// Why nobody more may wait.
@@ -39,6 +45,7 @@ pub enum Standing {
 /// A place in a queue, which nobody else ever gets; in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket {
+    round: u64,
     since: Tick,
     number: u64,
 }
@@ -58,13 +65,22 @@ pub enum Turn<A> {
 #[derive(Clone, Debug)]
 pub struct Queue<T> {
     waiters: BTreeMap<Ticket, Waiter<T>>,
-    /// Those of each source that has some.
-    sources: BTreeMap<Source, u32>,
+    /// Each source that has some.
+    sources: BTreeMap<Source, OfSource>,
+    /// In which those stood who were served last.
+    round: u64,
     /// The number of the next ticket.
     next: u64,
     /// As of when the last one joined that was new. Those who ask may be of several workers, whose
     /// clocks stand still for a turn each.
     latest: Tick,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct OfSource {
+    waiting: u32,
+    /// In which the last of them stands.
+    round: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +94,7 @@ impl<T> Default for Queue<T> {
         Self {
             waiters: BTreeMap::new(),
             sources: BTreeMap::new(),
+            round: 0,
             next: 0,
             latest: Tick::ZERO,
         }
@@ -95,9 +112,9 @@ impl<T> Queue<T> {
         self.waiters.is_empty()
     }
 
-    /// When the first one has come.
+    /// When the one has come that has waited longest. Costs a look at each.
     pub fn oldest(&self) -> Option<Tick> {
-        self.waiters.keys().next().map(|ticket| ticket.since)
+        self.waiters.keys().map(|ticket| ticket.since).min()
     }
 
     /// Adds somebody of `source`; `None` = of nobody that is counted.
@@ -111,42 +128,57 @@ impl<T> Queue<T> {
         if self.waiters.len() >= limits.all as usize {
             return Err(Full::All);
         }
-        if let Some(source) = source {
-            let count = self.sources.get(&source).copied().unwrap_or(0);
-            if limits.per_source != 0 && count >= limits.per_source {
-                return Err(Full::Source);
-            }
-            self.sources.insert(source, count + 1);
+        let of_source = source.and_then(|source| self.sources.get(&source)).copied();
+        let waiting = of_source.map_or(0, |of_source| of_source.waiting);
+        if limits.per_source != 0 && waiting >= limits.per_source {
+            return Err(Full::Source);
         }
-        let since = match standing {
-            Standing::New(now) => {
-                self.latest = self.latest.max(now);
-                self.latest
-            }
-            Standing::Since(since) => since,
-            Standing::Again(ticket) => ticket.since,
+        let earliest = if limits.is_fair {
+            of_source.map(|of_source| of_source.round + 1)
+        } else {
+            self.waiters.keys().next_back().map(|last| last.round)
         };
-        let number = match standing {
-            Standing::Again(ticket) => ticket.number,
-            Standing::New(_) | Standing::Since(_) => {
-                self.next += 1;
-                self.next
-            }
-        };
-        let ticket = Ticket { since, number };
+        let ticket = self.ticket(standing, earliest);
+        if let Some(source) = source {
+            let last = of_source.map_or(0, |of_source| of_source.round);
+            let of_source = OfSource {
+                waiting: waiting + 1,
+                round: last.max(ticket.round),
+            };
+            self.sources.insert(source, of_source);
+        }
         let waiter = Waiter { item, source };
         self.waiters.insert(ticket, waiter);
         Ok(ticket)
+    }
+
+    /// Where somebody stands: if it is new, no earlier than in the round `earliest`.
+    fn ticket(&mut self, standing: Standing, earliest: Option<u64>) -> Ticket {
+        let (round, since) = match standing {
+            Standing::Again(ticket) => return ticket,
+            Standing::Since(since) => (self.round, since),
+            Standing::New(now) => {
+                self.latest = self.latest.max(now);
+                let earliest = earliest.unwrap_or(0);
+                (self.round.max(earliest), self.latest)
+            }
+        };
+        self.next += 1;
+        Ticket {
+            round,
+            since,
+            number: self.next,
+        }
     }
 
     /// Takes somebody out; `None` if it has left already.
     pub fn leave(&mut self, ticket: Ticket) -> Option<T> {
         let waiter = self.waiters.remove(&ticket)?;
         if let Some(source) = waiter.source
-            && let Some(count) = self.sources.get_mut(&source)
+            && let Some(of_source) = self.sources.get_mut(&source)
         {
-            *count -= 1;
-            if *count == 0 {
+            of_source.waiting -= 1;
+            if of_source.waiting == 0 {
                 self.sources.remove(&source);
             }
         }
@@ -168,7 +200,10 @@ impl<T> Queue<T> {
             match turn(&waiter.item) {
                 Turn::Wait => break,
                 Turn::Passed => {}
-                Turn::Over(answer) => left.extend(self.leave(ticket).map(|item| (item, answer))),
+                Turn::Over(answer) => {
+                    self.round = self.round.max(ticket.round);
+                    left.extend(self.leave(ticket).map(|item| (item, answer)));
+                }
             }
         }
         left
@@ -189,6 +224,7 @@ mod tests {
     const NO_LIMITS: Limits = Limits {
         all: u32::MAX,
         per_source: 0,
+        is_fair: false,
     };
 
     fn source(number: u32) -> Option<Source> {
@@ -242,6 +278,7 @@ mod tests {
         let limits = Limits {
             all: 3,
             per_source: 2,
+            is_fair: false,
         };
         let mut queue = Queue::default();
         let join =
@@ -280,6 +317,77 @@ mod tests {
         assert_eq!(take_all(&mut queue), [0, 3, 4]);
     }
 
+    const FAIR: Limits = Limits {
+        is_fair: true,
+        ..NO_LIMITS
+    };
+
+    fn join_new(queue: &mut Queue<u32>, item: u32, of: u32, limits: Limits) -> Ticket {
+        let standing = Standing::New(Tick::ZERO);
+        queue.join(item, source(of), standing, limits).unwrap()
+    }
+
+    #[test]
+    fn sources_take_turns_and_each_is_served_in_order() {
+        let mut queue = Queue::default();
+        for (item, of) in [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (5, 3)] {
+            join_new(&mut queue, item, of, FAIR);
+        }
+        let one = queue.serve(1, |_| Turn::Over(()));
+        assert_eq!(one, [(0, ())]);
+        join_new(&mut queue, 6, 4, FAIR); // in the round that is being served
+        join_new(&mut queue, 7, 1, FAIR); // behind its own
+        assert_eq!(take_all(&mut queue), [3, 5, 6, 1, 4, 2, 7]);
+    }
+
+    #[test]
+    fn whoever_comes_when_turns_end_stands_behind_those_who_wait() {
+        let mut queue = Queue::default();
+        for item in 0..3 {
+            join_new(&mut queue, item, 1, FAIR);
+        }
+        join_new(&mut queue, 3, 2, NO_LIMITS);
+        assert_eq!(take_all(&mut queue), [0, 1, 2, 3]);
+    }
+
+    proptest! {
+        /// While two sources both have somebody who waits, neither is served more than twice more often
+        /// than the other, whatever the others do.
+        #[test]
+        fn no_source_waits_for_the_crowd_of_another(
+            steps in prop::collection::vec((0u32..SOURCES, 0u32..4), 1..300),
+        ) {
+            let mut queue = Queue::default();
+            let mut waiting = [0_u32; SOURCES as usize];
+            // How often one was served since both it and the other have waited.
+            let mut served = [[0_u32; SOURCES as usize]; SOURCES as usize];
+            for (of, action) in steps {
+                if action > 0 {
+                    join_new(&mut queue, of, of, FAIR);
+                    waiting[of as usize] += 1;
+                    continue;
+                }
+                let Some(&(of, ())) = queue.serve(1, |_| Turn::Over(())).first() else {
+                    continue;
+                };
+                let at = of as usize;
+                waiting[at] -= 1;
+                for other in (0..SOURCES as usize).filter(|&other| other != at) {
+                    if waiting[other] == 0 || waiting[at] == 0 {
+                        served[at][other] = 0;
+                        served[other][at] = 0;
+                        continue;
+                    }
+                    served[at][other] += 1;
+                    let behind = served[at][other].saturating_sub(served[other][at]);
+                    prop_assert!(behind <= 2, "source {other} waits for source {at}");
+                }
+            }
+        }
+    }
+
+    const SOURCES: u32 = 4;
+
     #[derive(Clone, Debug)]
     enum Step {
         Join(u32, u64),
@@ -302,7 +410,7 @@ mod tests {
             all in 0u32..12,
             per_source in 0u32..5,
         ) {
-            let limits = Limits { all, per_source };
+            let limits = Limits { all, per_source, is_fair: false };
             let mut queue = Queue::default();
             let mut model: VecDeque<(u32, Ticket, u32, u64)> = VecDeque::new();
             for (number, step) in (0..).zip(steps) {
@@ -340,9 +448,9 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(queue.len(), model.len());
-                let of_sources: u32 = queue.sources.values().sum();
+                let of_sources: u32 = queue.sources.values().map(|of| of.waiting).sum();
                 prop_assert_eq!(of_sources as usize, model.len());
-                prop_assert!(queue.sources.values().all(|&count| count > 0));
+                prop_assert!(queue.sources.values().all(|of| of.waiting > 0));
             }
         }
     }

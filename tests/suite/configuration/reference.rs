@@ -464,7 +464,12 @@ const PLANNED: &[(&str, &[(&str, &str)])] = &[
     ),
     (
         "[pool.p.queue]",
-        &[("limit", "10"), ("timeout", "\"10s\""), ("per_source", "2")],
+        &[
+            ("limit", "10"),
+            ("timeout", "\"10s\""),
+            ("per_source", "2"),
+            ("fair", "true"),
+        ],
     ),
     (
         "[pool.p.outlier]",

@@ -228,6 +228,7 @@ fn explore(start: World) -> usize {
 const NO_LIMITS: Limits = Limits {
     all: u32::MAX,
     per_source: 0,
+    is_fair: false,
 };
 
 #[test]
