@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use mio::net::{TcpListener, UnixListener};
 use mio::{Registry, Token};
 
+use super::counters::{Ended, Unserved};
 use super::mailbox::{self, Barred, ListenerCounters, Pool, Route, Shared};
 use super::request::{Caller, Request};
 use super::stream::Stream;
@@ -304,13 +305,17 @@ impl Admission {
 
     /// The client is not let in.
     pub(super) fn on_barred(&self, reason: Barred) {
-        self.on_refused();
         self.listener.barred[reason as usize].fetch_add(1, Relaxed);
     }
 
     /// The client gets no backend.
-    pub(super) fn on_refused(&self) {
-        self.listener.refused.fetch_add(1, Relaxed);
+    pub(super) fn on_unserved(&self, reason: Unserved) {
+        self.listener.unserved[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// It is over, and was not refused.
+    pub(super) fn on_ended(&self, how: Ended) {
+        self.listener.ended[how as usize].fetch_add(1, Relaxed);
     }
 }
 

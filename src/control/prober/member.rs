@@ -1,6 +1,7 @@
 //! A backend that is probed: what results make of its state, and what follows from that.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinHandle;
@@ -78,6 +79,8 @@ impl Member {
     /// Takes in what a probe has found that ended `now`.
     pub(super) fn take_in(&mut self, finding: &Finding, certificate_ends: Option<u64>, now: Tick) {
         self.state.clear_suspicion();
+        let outcome = finding.found.outcome();
+        self.state.probes[outcome as usize].fetch_add(1, Relaxed);
         self.last = Some(finding.clone());
         self.look_at_end(certificate_ends);
         let has_progressed =
