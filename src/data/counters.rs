@@ -15,6 +15,8 @@ pub struct ListenerCounters {
     pub name: String,
     /// Sessions and flows open now.
     pub open: AtomicU32,
+    /// Its listening sockets that take nobody for now, over all workers.
+    pub paused: AtomicU32,
     /// Connections accepted, and flows begun.
     pub accepted: AtomicU64,
     /// Clients that said nothing of what the key of their pool asks for.

@@ -51,12 +51,22 @@ impl Outcome {
         Self::Inconclusive,
     ];
 
+    /// Its sign in a row of many.
+    pub const fn sign(self) -> char {
+        match self {
+            Self::Passed => '+',
+            Self::Failed => '-',
+            Self::TimedOut => 't',
+            Self::Inconclusive => '?',
+        }
+    }
+
     /// Its name in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Passed => "passed",
             Self::Failed => "failed",
-            Self::TimedOut => "timed out",
+            Self::TimedOut => "timed_out",
             Self::Inconclusive => "inconclusive",
         }
     }
