@@ -11,7 +11,7 @@ use super::loader::Loaded;
 use crate::config::plan::{self, Health};
 use crate::data::mailbox::{
     AccessLog, Active, Barred, Dropped, Left, Listener, ListenerCounters, Pool, PoolQueue, Route,
-    SocketId, Sticky,
+    SocketId, Sticky, Unserved,
 };
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::{Balancer, Member};
@@ -250,6 +250,10 @@ fn log_listener(counters: &ListenerCounters) {
         let count = counters.barred[reason as usize].load(Relaxed);
         (count > 0).then(|| format!(", refused {}: {count}", reason.name()))
     });
+    let unserved = Unserved::ALL.map(|reason| {
+        let count = counters.unserved[reason as usize].load(Relaxed);
+        (count > 0).then(|| format!(", refused {}: {count}", reason.name()))
+    });
     let dropped = Dropped::ALL.map(|reason| {
         let count = counters.dropped[reason as usize].load(Relaxed);
         (count > 0).then(|| format!(", dropped {}: {count}", reason.name()))
@@ -261,11 +265,12 @@ fn log_listener(counters: &ListenerCounters) {
     log::info!(
         "listener \"{name}\": accepted {}, refused {}, open {}{}{}",
         counters.accepted.load(Relaxed),
-        counters.refused.load(Relaxed),
+        counters.refused(),
         counters.open.load(Relaxed),
         unkeyed,
         barred
             .into_iter()
+            .chain(unserved)
             .chain(dropped)
             .flatten()
             .collect::<String>()
@@ -299,8 +304,8 @@ fn log_backend(
          bytes to client {}, open {}{last_probe}",
         state.sessions.load(Relaxed),
         state.connect_failures.load(Relaxed),
-        state.bytes_to_backend.load(Relaxed),
-        state.bytes_to_client.load(Relaxed),
+        state.bytes[0].load(Relaxed),
+        state.bytes[1].load(Relaxed),
         state.open()
     );
 }

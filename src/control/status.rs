@@ -5,19 +5,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use serde::Serialize;
+use serde::ser::SerializeStruct as _;
+use serde::{Serialize, Serializer};
 
+use super::access_log::Writers;
 use super::handle::Outcome;
 use super::prober::Probers;
 use super::reload::Registry;
 use super::sockets::Sockets;
 use crate::config::plan::{self, Plan};
-use crate::data::mailbox::{self, Barred, Dropped, Left, Shared};
+use crate::data::mailbox::{self, Barred, Dropped, Ended, Left, Shared, Unserved};
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::Member;
-use crate::lb::health::finding::Found;
+use crate::lb::health::finding::Outcome as Probed;
+use crate::lb::histogram::{Histogram, Snapshot};
 use crate::lb::time::Tick;
 
 /// The whole process.
@@ -37,6 +40,8 @@ pub struct Status {
     pub connections: Connections,
     /// What became of reloads.
     pub reloads: Reloads,
+    /// Lines of the access log that were lost since the start.
+    pub access_log_lost: u64,
     /// In their order.
     pub workers: Vec<Worker>,
     /// In the order of the configuration.
@@ -78,7 +83,7 @@ pub struct Reloads {
 }
 
 /// One worker.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Worker {
     /// Its place among them.
     pub index: usize,
@@ -86,6 +91,8 @@ pub struct Worker {
     pub sessions: u32,
     /// Turns of its loop since the start.
     pub turns: u64,
+    /// How long they took, without the wait for something to do.
+    pub busy: Durations,
 }
 
 /// One listener.
@@ -99,14 +106,26 @@ pub struct Listener {
     pub bind: Vec<String>,
     /// Its pool.
     pub pool: String,
+    /// Whether it takes clients: it does not while a limit is reached or descriptors are lacking.
+    pub is_accepting: bool,
     /// Sessions or flows open now.
     pub open: u32,
     /// Connections accepted since the start.
     pub accepted: u64,
     /// Of them, refused.
     pub refused: u64,
-    /// Those that were not let in, by reason.
+    /// Those that were not let in or got no backend, by reason.
     pub refused_by: BTreeMap<&'static str, u64>,
+    /// Of those accepted, the others that are over, by how they ended.
+    pub ended: BTreeMap<&'static str, u64>,
+    /// Sent to backends.
+    pub bytes_to_backend: u64,
+    /// Sent to clients.
+    pub bytes_to_client: u64,
+    /// Datagrams sent to backends.
+    pub datagrams_to_backend: u64,
+    /// Datagrams sent to clients.
+    pub datagrams_to_client: u64,
     /// Datagrams that went nowhere, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
 }
@@ -137,6 +156,8 @@ pub struct Queue {
     pub oldest_ms: u64,
     /// What became of those who have waited, or wanted to.
     pub left: BTreeMap<&'static str, u64>,
+    /// How long those have waited who wait no more.
+    pub waited: Durations,
 }
 
 /// One backend of a pool.
@@ -166,10 +187,20 @@ pub struct Backend {
     pub sessions: u64,
     /// Connects that failed or timed out since the start.
     pub connect_failures: u64,
-    /// Bytes of sessions that have ended.
+    /// How long connects took that succeeded.
+    pub connected: Durations,
+    /// Sent to it.
     pub bytes_to_backend: u64,
-    /// The same, the other way.
+    /// Sent to clients by it.
     pub bytes_to_client: u64,
+    /// Datagrams sent to it.
+    pub datagrams_to_backend: u64,
+    /// Datagrams sent to clients by it.
+    pub datagrams_to_client: u64,
+    /// Probes that have ended, by how.
+    pub probes: BTreeMap<&'static str, u64>,
+    /// The last of them, the newest at the end: `+` passed, `-` failed, `t` timed out, `?` inconclusive.
+    pub recent_probes: String,
     /// What the last probe found; `None` = it is not probed, or not yet.
     pub last_probe: Option<LastProbe>,
 }
@@ -199,6 +230,48 @@ pub struct LastProbe {
     pub text: String,
 }
 
+/// Durations that were counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Durations(pub Snapshot);
+
+impl Durations {
+    fn of(histogram: &Histogram) -> Self {
+        Self(histogram.snapshot())
+    }
+}
+
+/// How many there were, what they come to, and how many fell into each bucket, by its upper bound in
+/// seconds, without those into which none fell.
+impl Serialize for Durations {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut before = 0;
+        let buckets = self.0.cumulative().filter_map(|(bound, total)| {
+            let count = total - std::mem::replace(&mut before, total);
+            let bound = if bound.is_finite() {
+                bound.to_string()
+            } else {
+                "+Inf".to_owned()
+            };
+            (count > 0).then_some((bound, count))
+        });
+        let buckets: Vec<_> = buckets.collect();
+        let mut fields = serializer.serialize_struct("Durations", 3)?;
+        fields.serialize_field("count", &self.0.count())?;
+        fields.serialize_field("sum_s", &self.0.sum_seconds())?;
+        fields.serialize_field("buckets", &Pairs(&buckets))?;
+        fields.end()
+    }
+}
+
+/// A map in the order that it is written in.
+struct Pairs<'a>(&'a [(String, u64)]);
+
+impl Serialize for Pairs<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(bound, count)| (bound, count)))
+    }
+}
+
 /// What the supervisor knows.
 #[derive(Debug)]
 pub(super) struct View<'a> {
@@ -210,6 +283,7 @@ pub(super) struct View<'a> {
     pub(super) probers: &'a Probers,
     pub(super) shared: &'a Shared,
     pub(super) reloads: &'a Reloads,
+    pub(super) access_log: &'a Writers,
 }
 
 impl Reloads {
@@ -243,6 +317,7 @@ impl View<'_> {
                 waiting: self.shared.waiting.load(Relaxed),
             },
             reloads: self.reloads.clone(),
+            access_log_lost: self.access_log.lost(),
             workers: workers(self.shared),
             listeners: listeners.filter_map(|plan| self.listener(plan)).collect(),
             pools: pools
@@ -253,14 +328,12 @@ impl View<'_> {
 
     fn listener(&self, plan: &plan::Listener) -> Option<Listener> {
         let counters = self.registry.counters(&plan.name)?;
-        let barred = Barred::ALL.map(|reason| {
-            let count = counters.barred[reason as usize].load(Relaxed);
-            (reason.name(), count)
-        });
-        let dropped = Dropped::ALL.map(|reason| {
-            let count = counters.dropped[reason as usize].load(Relaxed);
-            (reason.name(), count)
-        });
+        let barred = Barred::ALL.map(Barred::name).into_iter();
+        let barred = barred.zip(counters.barred.iter().map(load));
+        let unserved = Unserved::ALL.map(Unserved::name).into_iter();
+        let unserved = unserved.zip(counters.unserved.iter().map(load));
+        let [bytes_to_backend, bytes_to_client] = counters.bytes.each_ref().map(load);
+        let [datagrams_to_backend, datagrams_to_client] = counters.datagrams.each_ref().map(load);
         let bound = self.sockets.addresses(self.plan, plan);
         Some(Listener {
             name: plan.name.clone(),
@@ -269,9 +342,15 @@ impl View<'_> {
             pool: plan.pool.clone(),
             open: counters.open.load(Relaxed),
             accepted: counters.accepted.load(Relaxed),
-            refused: counters.refused.load(Relaxed),
-            refused_by: barred.into(),
-            dropped: dropped.into(),
+            is_accepting: counters.paused.load(Relaxed) == 0,
+            refused: counters.refused(),
+            refused_by: barred.chain(unserved).collect(),
+            ended: by_name(Ended::ALL.map(Ended::name), &counters.ended),
+            bytes_to_backend,
+            bytes_to_client,
+            datagrams_to_backend,
+            datagrams_to_client,
+            dropped: by_name(Dropped::ALL.map(Dropped::name), &counters.dropped),
         })
     }
 
@@ -289,6 +368,7 @@ impl View<'_> {
                 left: Left::ALL
                     .map(|left| (left.name(), pool.queue.count(left)))
                     .into(),
+                waited: Durations::of(&pool.queue.wait_time),
             },
             backends: members
                 .map(|(plan, member)| self.backend(plan, member, now))
@@ -300,6 +380,8 @@ impl View<'_> {
         let state = &member.state;
         let is_ejected = state.traffic.is_ejected(now);
         let ejected_for = || state.traffic.ejected_until().since(now).as_secs_f64();
+        let [bytes_to_backend, bytes_to_client] = state.bytes.each_ref().map(load);
+        let [datagrams_to_backend, datagrams_to_client] = state.datagrams.each_ref().map(load);
         Backend {
             name: plan.name.clone(),
             address: plan.address.to_string(),
@@ -313,8 +395,13 @@ impl View<'_> {
             max_connections: member.max_connections,
             sessions: state.sessions.load(Relaxed),
             connect_failures: state.connect_failures.load(Relaxed),
-            bytes_to_backend: state.bytes_to_backend.load(Relaxed),
-            bytes_to_client: state.bytes_to_client.load(Relaxed),
+            connected: Durations::of(&state.connect_time),
+            bytes_to_backend,
+            bytes_to_client,
+            datagrams_to_backend,
+            datagrams_to_client,
+            probes: by_name(Probed::ALL.map(Probed::name), &state.probes),
+            recent_probes: self.probers.recent(state),
             last_probe: self.last_probe(state),
         }
     }
@@ -324,12 +411,7 @@ impl View<'_> {
         Some(LastProbe {
             ago_s: ago.as_secs_f64(),
             took_ms: ms(finding.took.as_millis()),
-            result: match finding.found {
-                Found::Passed => "passed",
-                Found::Failed(..) => "failed",
-                Found::TimedOut(..) => "timed_out",
-                Found::Inconclusive(_) => "inconclusive",
-            },
+            result: finding.found.outcome().name(),
             text: finding.to_string(),
         })
     }
@@ -354,10 +436,39 @@ fn workers(shared: &Shared) -> Vec<Worker> {
             index,
             sessions: state.sessions.load(Relaxed),
             turns: state.turns.load(Relaxed),
+            busy: Durations::of(&state.busy),
         })
         .collect()
 }
 
+fn load(count: &AtomicU64) -> u64 {
+    count.load(Relaxed)
+}
+
+fn by_name<const N: usize>(
+    names: [&'static str; N],
+    counts: &[AtomicU64; N],
+) -> BTreeMap<&'static str, u64> {
+    names.into_iter().zip(counts.iter().map(load)).collect()
+}
+
 fn ms(ms: u128) -> u64 {
     u64::try_from(ms).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_name_the_buckets_that_hold_some() {
+        let histogram = Histogram::default();
+        for ms in [1, 2, 2, 5_000_000] {
+            histogram.observe(std::time::Duration::from_millis(ms));
+        }
+        assert_eq!(
+            serde_json::to_string(&Durations::of(&histogram)).unwrap(),
+            r#"{"count":4,"sum_s":5000.005,"buckets":{"0.001":1,"0.0025":2,"+Inf":1}}"#
+        );
+    }
 }

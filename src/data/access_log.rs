@@ -94,7 +94,7 @@ pub(super) struct History {
     attempts: u32,
     /// Bytes of ours before the client's.
     header: u64,
-    /// Written to backends that it is no longer on, and answered by them.
+    /// Written to backends and to the client before its ending was written.
     earlier: [u64; 2],
 }
 
@@ -172,12 +172,11 @@ impl History {
         self.first_byte.get_or_insert(now);
     }
 
-    /// A flow leaves a backend on which so many bytes went each way.
-    pub(super) fn on_move(&mut self, bytes: [u64; 2]) {
+    /// So many bytes went each way, and are not in the ending.
+    pub(super) fn on_counted(&mut self, bytes: [u64; 2]) {
         for (earlier, moved) in self.earlier.iter_mut().zip(bytes) {
             *earlier += moved;
         }
-        self.on_attempts(1);
     }
 
     /// A turn on a session has ended.

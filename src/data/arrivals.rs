@@ -126,8 +126,13 @@ impl Arrivals {
     }
 
     /// The client that has been called, unless it has gone.
-    pub(super) fn take(&mut self, key: ArrivalKey, registry: &Registry) -> Option<Request> {
-        let mut request = self.remove(key)?.request;
+    pub(super) fn take(
+        &mut self,
+        key: ArrivalKey,
+        registry: &Registry,
+        now: Tick,
+    ) -> Option<Request> {
+        let mut request = self.remove(key, now)?.request;
         // It fails only for a socket that is not registered, and this one is.
         drop(request.stream.deregister(registry));
         Some(request)
@@ -181,8 +186,8 @@ impl Arrivals {
         };
         match look {
             Look::Wait => {}
-            Look::Done => return self.take(key, registry),
-            Look::Barred(reason) => self.bar(key, reason),
+            Look::Done => return self.take(key, registry, kit.now),
+            Look::Barred(reason) => self.bar(key, reason, kit.now),
             Look::Gone => self.end(key, Left::Gone, By::Client, kit),
         }
         None
@@ -218,7 +223,7 @@ impl Arrivals {
             }
             Waits::Header(listener, ..) => {
                 let reason = bar(request, listener, &"none has come in time", kit);
-                self.bar(key, reason);
+                self.bar(key, reason, kit.now);
             }
             Waits::FirstBytes(..) => return self.look(key, true, registry, kit),
         }
@@ -243,7 +248,7 @@ impl Arrivals {
                 Some(pool) => {
                     let pool = Arc::clone(pool);
                     self.leave(key, Left::Moved);
-                    if let Some(mut request) = self.take(key, registry) {
+                    if let Some(mut request) = self.take(key, registry, kit.now) {
                         request.caller.follow(&request.pool, &pool);
                         request.pool = pool;
                         moved.push(request);
@@ -283,7 +288,7 @@ impl Arrivals {
     /// Resets it.
     fn end(&mut self, key: ArrivalKey, left: Left, by: By, kit: &Kit) {
         self.leave(key, left);
-        if let Some(mut arrival) = self.remove(key) {
+        if let Some(mut arrival) = self.remove(key, kit.now) {
             arrival.on_end(kit);
             let state = arrival.state();
             arrival.request.reset(by, state, kit);
@@ -291,15 +296,15 @@ impl Arrivals {
     }
 
     /// It is not let in.
-    fn bar(&mut self, key: ArrivalKey, reason: Barred) {
-        if let Some(Arrival { request, .. }) = self.remove(key) {
+    fn bar(&mut self, key: ArrivalKey, reason: Barred, now: Tick) {
+        if let Some(Arrival { request, .. }) = self.remove(key, now) {
             request.admission.on_barred(reason);
             request.stream.reset_on_close();
         }
     }
 
     fn refuse(&mut self, key: ArrivalKey, refused: &Refused, kit: &mut Kit) {
-        if let Some(mut arrival) = self.remove(key) {
+        if let Some(mut arrival) = self.remove(key, kit.now) {
             arrival.on_end(kit);
             let state = arrival.state();
             arrival.request.refuse(refused, state, kit);
@@ -337,9 +342,14 @@ impl Arrivals {
         Some(key)
     }
 
-    fn remove(&mut self, key: ArrivalKey) -> Option<Arrival> {
+    fn remove(&mut self, key: ArrivalKey, now: Tick) -> Option<Arrival> {
         self.wheel.disarm(arrival_deadline_id(key));
-        self.clients.remove(key)
+        let arrival = self.clients.remove(key)?;
+        if let Waits::Turn(_, since) = arrival.waits {
+            let waited = now.since(since);
+            arrival.request.pool.queue.wait_time.observe(waited);
+        }
+        Some(arrival)
     }
 
     fn arm(&mut self, key: ArrivalKey, kit: &Kit) {

@@ -1,5 +1,6 @@
 //! What becomes of a session after an event, and why it ends.
 
+use super::counters::Ended;
 use super::refuse::Refused;
 use crate::lb::traffic::cause::{By, Cause, State};
 use crate::lb::traffic::relay::Side;
@@ -76,6 +77,20 @@ pub(super) enum Progress {
 }
 
 impl End {
+    /// What it is counted as; `None` = as a refusal.
+    pub(super) const fn ended(&self) -> Option<Ended> {
+        Some(match self {
+            Self::Close => Ended::Finished,
+            Self::Reset(Side::Client) => Ended::ClientReset,
+            Self::Reset(Side::Backend) => Ended::BackendReset,
+            Self::Cut(Cut::Idle) => Ended::Idle,
+            Self::Cut(Cut::HalfClosed | Cut::NotTaken) => Ended::HalfClosed,
+            Self::Cut(Cut::BackendDown) => Ended::BackendDown,
+            Self::Cut(Cut::IdleInDrain | Cut::DrainOver | Cut::Stop) => Ended::Stopping,
+            Self::Refuse(_) => return None,
+        })
+    }
+
     /// What the access log says of it.
     pub(super) const fn cause(&self, progress: Progress) -> Cause {
         let state = match progress {

@@ -10,6 +10,7 @@ use log::Level;
 use super::access_log::{Ending, History};
 use super::mailbox::{Active, Barred, Reports};
 use super::pipes::Pipes;
+use super::tally::Tally;
 use crate::lb::log_rate::{Admit, LogRate};
 use crate::lb::rng::Rng;
 use crate::lb::time::Tick;
@@ -22,6 +23,8 @@ use crate::wire::proxy_header::Transport;
 pub(super) struct Kit {
     /// Read once a turn.
     pub(super) now: Tick,
+    /// The same, exactly: for what takes less than a tick.
+    pub(super) now_exactly: Duration,
     /// The configuration in force.
     pub(super) active: Arc<Active>,
     /// Whatever came until then has been handled, so it is what deadlines go by. The process may
@@ -37,12 +40,15 @@ pub(super) struct Kit {
     pub(super) carriage: Carriage,
     pub(super) drain: Option<Drain>,
     pub(super) notices: Notices,
+    /// Sessions that have moved bytes.
+    pub(super) tally: Tally,
 }
 
 impl Kit {
     pub(super) fn new(seed: u64, pipes: u32, reports: Reports, carriage: Carriage) -> Self {
         Self {
             now: Tick::ZERO,
+            now_exactly: Duration::ZERO,
             active: Arc::default(),
             heard: Tick::ZERO,
             rng: Rng::new(seed),
@@ -53,6 +59,7 @@ impl Kit {
             carriage,
             drain: None,
             notices: Notices::default(),
+            tally: Tally::default(),
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use mio::net::{TcpListener, UnixListener};
 use mio::{Registry, Token};
 
+use super::counters::{Ended, Unserved};
 use super::mailbox::{self, Barred, ListenerCounters, Pool, Route, Shared};
 use super::request::{Caller, Request};
 use super::stream::Stream;
@@ -86,6 +87,7 @@ impl Listener {
         registry: &Registry,
     ) -> io::Result<Self> {
         let destination = destination(&socket, &route);
+        route.listener.counters.paused.fetch_add(1, Relaxed);
         let mut listener = Self {
             socket,
             route,
@@ -116,6 +118,7 @@ impl Listener {
         if !self.is_watched {
             socket::watch_waiting(registry, &self.socket, self.token.0 as u64)?;
             self.is_watched = true;
+            self.route.listener.counters.paused.fetch_sub(1, Relaxed);
         }
         Ok(())
     }
@@ -127,12 +130,17 @@ impl Listener {
             let gone = socket::unwatch(registry, &self.socket);
             debug_assert!(gone.is_ok(), "what is watched can be let alone");
             self.is_watched = false;
+            self.route.listener.counters.paused.fetch_add(1, Relaxed);
         }
     }
 
     /// Gives it a new route.
     pub(super) fn redirect(&mut self, route: Route) {
         self.destination = destination(&self.socket, &route);
+        if !self.is_watched {
+            route.listener.counters.paused.fetch_add(1, Relaxed);
+            self.route.listener.counters.paused.fetch_sub(1, Relaxed);
+        }
         self.route = route;
     }
 
@@ -204,6 +212,15 @@ impl Listener {
                 let source = SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.unnamed));
                 Ok((Stream::Unix(stream), Client::new(source, NOWHERE)))
             }
+        }
+    }
+}
+
+/// One that is gone takes nobody, and is not missed.
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if !self.is_watched {
+            self.route.listener.counters.paused.fetch_sub(1, Relaxed);
         }
     }
 }
@@ -304,13 +321,17 @@ impl Admission {
 
     /// The client is not let in.
     pub(super) fn on_barred(&self, reason: Barred) {
-        self.on_refused();
         self.listener.barred[reason as usize].fetch_add(1, Relaxed);
     }
 
     /// The client gets no backend.
-    pub(super) fn on_refused(&self) {
-        self.listener.refused.fetch_add(1, Relaxed);
+    pub(super) fn on_unserved(&self, reason: Unserved) {
+        self.listener.unserved[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// It is over, and was not refused.
+    pub(super) fn on_ended(&self, how: Ended) {
+        self.listener.ended[how as usize].fetch_add(1, Relaxed);
     }
 }
 

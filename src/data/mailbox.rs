@@ -5,15 +5,15 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 
 pub use super::access_log::{AccessLog, Record};
+pub use super::counters::{Dropped, Ended, ListenerCounters, Unserved};
 pub use super::entry::Barred;
-use super::entry::Sources;
 use super::listen::Admission;
 pub use super::queue::{Left, PoolQueue};
 use super::refuse::Refused;
@@ -24,6 +24,7 @@ use crate::lb::admission::access::Access;
 use crate::lb::backend::BackendState;
 use crate::lb::balance::key::said;
 use crate::lb::balance::pick::{Balancer, Client, Picked, Refusal};
+use crate::lb::histogram::Histogram;
 use crate::lb::rng::Rng;
 use crate::lb::time::Tick;
 use crate::sys::socket::{Listening, Target};
@@ -130,122 +131,6 @@ impl Listener {
             plan,
             counters,
         }
-    }
-}
-
-/// What a listener counts since the start.
-#[derive(Debug, Default)]
-pub struct ListenerCounters {
-    /// Its name.
-    pub name: String,
-    /// Sessions open now.
-    pub open: AtomicU32,
-    /// Connections accepted.
-    pub accepted: AtomicU64,
-    /// Connections refused: there was no backend, or the client was not let in.
-    pub refused: AtomicU64,
-    /// Clients that said nothing of what the key of their pool asks for.
-    pub unkeyed: AtomicU64,
-    /// Those that were not let in, by [`Barred`].
-    pub barred: [AtomicU64; Barred::ALL.len()],
-    /// What each source does, once there is a limit on that.
-    pub(super) sources: OnceLock<Sources>,
-    /// Datagrams that went nowhere, by [`Dropped`].
-    pub dropped: [AtomicU64; Dropped::ALL.len()],
-}
-
-/// Why a datagram goes nowhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dropped {
-    /// As many flows are open as may be.
-    Full,
-    /// As many flows have begun in this second as may.
-    Rate,
-    /// Its client may begin no flow.
-    Denied,
-    /// Its source has as many flows open as it may.
-    SourceLimit,
-    /// Its source has begun as many flows as it may for now.
-    SourceRate,
-    /// New flows are left out while more comes than can be handled.
-    Busy,
-    /// There is no backend for a new flow.
-    NoBackend,
-    /// We lack something ourselves: descriptors, ports, room in a socket.
-    Local,
-    /// Its sender cannot be answered: it has port 0, or is ourselves or a backend.
-    Source,
-    /// It is larger than a datagram can be, be it with the header that it gets.
-    Cut,
-    /// An answer after the last that was asked for.
-    Late,
-    /// An answer that is more than may be answered to what its client has sent.
-    Amplification,
-    /// The process stops, and begins no flow any more.
-    Stopping,
-}
-
-impl Dropped {
-    /// Every reason.
-    pub const ALL: [Self; 13] = [
-        Self::Full,
-        Self::Rate,
-        Self::Denied,
-        Self::SourceLimit,
-        Self::SourceRate,
-        Self::Busy,
-        Self::NoBackend,
-        Self::Local,
-        Self::Source,
-        Self::Cut,
-        Self::Late,
-        Self::Amplification,
-        Self::Stopping,
-    ];
-
-    /// Its name in logs and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Rate => "rate",
-            Self::Denied => Barred::Denied.name(),
-            Self::SourceLimit => Barred::Limit.name(),
-            Self::SourceRate => Barred::Rate.name(),
-            Self::Busy => "busy",
-            Self::NoBackend => "no backend",
-            Self::Local => "local",
-            Self::Source => "source",
-            Self::Cut => "cut",
-            Self::Late => "late",
-            Self::Amplification => "amplification",
-            Self::Stopping => "stopping",
-        }
-    }
-}
-
-impl From<Barred> for Dropped {
-    fn from(barred: Barred) -> Self {
-        match barred {
-            Barred::Limit => Self::SourceLimit,
-            Barred::Rate => Self::SourceRate,
-            // The last two are of streams only.
-            Barred::Denied | Barred::Untrusted | Barred::Unintroduced => Self::Denied,
-        }
-    }
-}
-
-impl ListenerCounters {
-    /// A listener of this name has not counted anything yet.
-    pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            ..Self::default()
-        }
-    }
-
-    /// Counts datagrams that went nowhere.
-    pub fn drop_datagrams(&self, reason: Dropped, count: u32) {
-        self.dropped[reason as usize].fetch_add(u64::from(count), Relaxed);
     }
 }
 
@@ -363,6 +248,8 @@ pub struct WorkerState {
     pub sessions: AtomicU32,
     /// Turns of its loop; stands still only if the worker hangs (it turns whenever it is woken).
     pub turns: AtomicU64,
+    /// How long its turns take, without the wait for events. Written by the worker alone.
+    pub busy: Histogram,
 }
 
 /// From the control plane to a worker (and between workers: [`Command::Adopt`], [`Command::Call`]).

@@ -3,6 +3,7 @@
 mod access_log;
 mod arrivals;
 mod carry;
+mod counters;
 mod dial;
 mod entry;
 mod fate;
@@ -17,6 +18,7 @@ mod refuse;
 mod request;
 mod sticky;
 mod stream;
+mod tally;
 mod tcp;
 mod token;
 mod udp;

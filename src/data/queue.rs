@@ -16,6 +16,7 @@ use super::token::ArrivalKey;
 use crate::lb::admission::queue::{Full, Queue, Standing, Ticket, Turn};
 use crate::lb::admission::source::Source;
 use crate::lb::balance::pick::{Client, Refusal};
+use crate::lb::histogram::Histogram;
 use crate::lb::time::Tick;
 
 /// Keyed by the pool's name, so it outlives every reload, and so do those who wait.
@@ -27,6 +28,10 @@ pub struct PoolQueue {
     /// The same over all queues of the process.
     total: Arc<AtomicU32>,
     left: [AtomicU64; Left::ALL.len()],
+    /// When the first of those who wait has come, in milliseconds and one more; 0 = nobody waits.
+    oldest: AtomicU64,
+    /// How long those waited who have left.
+    pub wait_time: Histogram,
 }
 
 /// What became of a client that had to wait.
@@ -107,14 +112,15 @@ impl PoolQueue {
         self.len() == 0
     }
 
-    /// Since when the first one waits; locks the queue for a moment, if anybody waits.
-    pub fn oldest(&self) -> Option<Tick> {
-        (!self.is_empty()).then(|| self.lock().oldest())?
-    }
-
     /// How many have left so.
     pub fn count(&self, left: Left) -> u64 {
         self.left[left as usize].load(Relaxed)
+    }
+
+    /// Since when the first one waits.
+    pub fn oldest(&self) -> Option<Tick> {
+        let since = self.oldest.load(Relaxed).checked_sub(1)?;
+        Some(Tick::from_ms(since))
     }
 
     /// Adds somebody. Whoever adds serves the queue in the same turn: a slot that
@@ -185,6 +191,8 @@ impl PoolQueue {
         let length = u32::try_from(queue.len()).unwrap_or(u32::MAX);
         let before = self.length.swap(length, Relaxed);
         self.total.fetch_add(length.wrapping_sub(before), SeqCst);
+        let oldest = queue.oldest().map_or(0, |since| since.as_ms() + 1);
+        self.oldest.store(oldest, Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue<Waiter>> {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use super::counters::Unserved;
 use super::kit::{Kit, Notice};
 use super::mailbox::Pool;
 use super::stream::Stream;
@@ -37,6 +38,21 @@ impl Refused {
             }
             Self::Unreachable(_) => By::Backend,
             Self::Local(_) => By::Kernel,
+        }
+    }
+
+    /// What it is counted as.
+    pub(super) const fn unserved(&self) -> Unserved {
+        match self {
+            Self::Balancer(Refusal::NoneAvailable) => Unserved::NoBackend,
+            Self::Balancer(Refusal::AllFull) => Unserved::Full,
+            Self::Balancer(Refusal::AllTried) => Unserved::Tried,
+            Self::Unreachable(_) => Unserved::Unreachable,
+            Self::Local(_) => Unserved::Local,
+            Self::QueueFull(Full::All) => Unserved::QueueFull,
+            Self::QueueFull(Full::Source) => Unserved::QueueSource,
+            Self::QueueTimeout => Unserved::QueueTimeout,
+            Self::PoolGone => Unserved::PoolGone,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::access_log::{Ending, History};
+use super::counters::Ended;
 use super::kit::Kit;
 use super::listen::Admission;
 use super::mailbox::{Listener, Pool};
@@ -86,13 +87,18 @@ impl Request {
 
     /// Ends it in this state: it gets no backend.
     pub(super) fn refuse(self, refused: &Refused, state: State, kit: &mut Kit) {
-        self.admission.on_refused();
+        self.admission.on_unserved(refused.unserved());
         refuse(&self.stream, &self.pool, refused, kit);
         self.log_end(Cause::new(refused.by(), state), kit);
     }
 
     /// Ends it in this state, because its client has gone or must go.
     pub(super) fn reset(self, by: By, state: State, kit: &Kit) {
+        self.admission.on_ended(match by {
+            By::Client | By::Backend => Ended::Gone,
+            By::Evenkeel => Ended::Stopping,
+            By::Kernel => Ended::Local,
+        });
         self.stream.reset_on_close();
         self.log_end(Cause::new(by, state), kit);
     }

@@ -44,6 +44,10 @@ pub(super) struct Session {
     last_activity: Tick,
     /// For the access log, if there is one.
     history: Option<Box<History>>,
+    /// What has been added to the counters of what has been sent.
+    counted: [u64; 2],
+    /// It is noted to be counted.
+    is_noted: bool,
     /// It is on the ready list.
     pub(super) is_queued: bool,
     is_half_closed: bool,
@@ -136,6 +140,10 @@ impl Session {
         if carried.moved {
             self.last_activity = kit.now;
             self.leg.on_bytes(&self.relay);
+            if !self.is_noted {
+                self.is_noted = true;
+                kit.tally.note(deadline_id(key));
+            }
         }
         if self.relay.received(Side::Backend) != before {
             self.leg.lease.backend().progress(kit.now);
@@ -223,17 +231,15 @@ impl Session {
     /// Ends it: counts, releases what it holds and closes its sockets as `end` says.
     pub(super) fn end(mut self, end: &End, kit: &mut Kit) {
         self.log_end(end, kit);
+        self.count();
+        if let Some(ended) = end.ended() {
+            self.admission.on_ended(ended);
+        }
         let backend = self.leg.lease.backend();
-        backend
-            .bytes_to_backend
-            .fetch_add(self.relay.sent(Side::Client), Relaxed);
-        backend
-            .bytes_to_client
-            .fetch_add(self.relay.sent(Side::Backend), Relaxed);
         match end {
             End::Close => {}
             End::Refuse(refused) => {
-                self.admission.on_refused();
+                self.admission.on_unserved(refused.unserved());
                 refuse(&self.client, &self.pool, refused, kit);
             }
             End::Reset(_) | End::Cut(_) => {
@@ -251,6 +257,22 @@ impl Session {
             }
         }
         release(self.parked, &mut kit.pipes);
+    }
+
+    /// Adds to the counters what it has moved since that was done before.
+    pub(super) fn count(&mut self) {
+        self.is_noted = false;
+        let backend = self.leg.lease.backend();
+        let listener = self.admission.listener();
+        for side in Side::BOTH {
+            let counted = &mut self.counted[side as usize];
+            let sent = self.relay.sent(side);
+            let fresh = sent - std::mem::replace(counted, sent);
+            if fresh > 0 {
+                backend.bytes[side as usize].fetch_add(fresh, Relaxed);
+                listener.bytes[side as usize].fetch_add(fresh, Relaxed);
+            }
+        }
     }
 
     /// Tells the access log.

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::health::finding::Outcome;
 use super::health::outlier::Record;
+use super::histogram::Histogram;
 use super::time::Tick;
 
 /// What all threads know of one backend.
@@ -33,10 +35,14 @@ pub struct BackendState {
     pub sessions: AtomicU64,
     /// Connects that failed or timed out since the start.
     pub connect_failures: AtomicU64,
-    /// Bytes clients sent to it since the start, counted when a session ends.
-    pub bytes_to_backend: AtomicU64,
-    /// Bytes it sent to clients since the start, counted when a session ends.
-    pub bytes_to_client: AtomicU64,
+    /// Bytes sent to it and to clients since the start; once a second, and when a session ends.
+    pub bytes: [AtomicU64; 2],
+    /// Datagrams likewise.
+    pub datagrams: [AtomicU64; 2],
+    /// How long connects took that succeeded.
+    pub connect_time: Histogram,
+    /// Ends of probes since the start, by [`Outcome`].
+    pub probes: [AtomicU64; Outcome::ALL.len()],
     pool: Arc<str>,
     name: Arc<str>,
 }
@@ -56,8 +62,10 @@ impl BackendState {
             changed: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
-            bytes_to_backend: AtomicU64::new(0),
-            bytes_to_client: AtomicU64::new(0),
+            bytes: Default::default(),
+            datagrams: Default::default(),
+            connect_time: Histogram::default(),
+            probes: Default::default(),
             pool: Arc::from(pool),
             name: Arc::from(name),
         }

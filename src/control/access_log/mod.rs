@@ -26,6 +26,8 @@ use crate::lb::time::Tick;
 pub(super) struct Writers {
     current: Option<Writer>,
     retired: Vec<Retired>,
+    /// Lines that those lost which have ended.
+    lost_before: u64,
 }
 
 /// What a new plan asks for.
@@ -68,7 +70,7 @@ impl Writers {
         let Some(plan) = plan else {
             return Ok(Next::Other(None));
         };
-        self.retired.retain(|writer| !writer.has_ended());
+        self.forget_ended();
         if self.retired.len() >= RETIRED_MAX {
             return Err("global.access_log: nobody takes the lines of those before".to_owned());
         }
@@ -100,6 +102,25 @@ impl Writers {
             let before = std::mem::replace(&mut self.current, writer);
             self.retired.extend(before.map(|writer| writer.retired));
         }
+    }
+
+    /// Lines lost since the start.
+    pub(super) fn lost(&self) -> u64 {
+        let current = self.current.iter().map(|writer| &writer.retired);
+        let lost = self.retired.iter().chain(current);
+        let now: u64 = lost.map(|writer| writer.lost.load(Relaxed)).sum();
+        self.lost_before + now
+    }
+
+    fn forget_ended(&mut self) {
+        let lost_before = &mut self.lost_before;
+        self.retired.retain(|writer| {
+            let has_ended = writer.has_ended();
+            if has_ended {
+                *lost_before += writer.lost.load(Relaxed);
+            }
+            !has_ended
+        });
     }
 
     /// Opens the file anew: the one that is open may have another name by now.

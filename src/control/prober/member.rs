@@ -1,6 +1,8 @@
 //! A backend that is probed: what results make of its state, and what follows from that.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinHandle;
@@ -20,6 +22,8 @@ pub(super) struct Member {
     pub(super) counter: Counter,
     /// What the last probe found.
     pub(super) last: Option<Finding>,
+    /// How the last probes have ended, in signs, the newest at the end.
+    pub(super) recent: VecDeque<char>,
     on_down: OnDown,
     progress_is_alive: bool,
     workers: Arc<Vec<Mailbox>>,
@@ -56,6 +60,7 @@ impl Member {
         Self {
             counter: Counter::new(probe.rise, probe.fall, state.is_up()),
             last: None,
+            recent: VecDeque::with_capacity(RECENT_MAX),
             on_down,
             progress_is_alive: probe.progress_is_alive,
             workers: Arc::clone(workers),
@@ -78,7 +83,13 @@ impl Member {
     /// Takes in what a probe has found that ended `now`.
     pub(super) fn take_in(&mut self, finding: &Finding, certificate_ends: Option<u64>, now: Tick) {
         self.state.clear_suspicion();
+        let outcome = finding.found.outcome();
+        self.state.probes[outcome as usize].fetch_add(1, Relaxed);
         self.last = Some(finding.clone());
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(outcome.sign());
         self.look_at_end(certificate_ends);
         let has_progressed =
             self.progress_is_alive && self.state.has_progressed_since(finding.began);
@@ -184,6 +195,9 @@ impl Member {
         format!("{}/{}", self.state.pool(), self.state.name())
     }
 }
+
+/// Probes remembered for those who look: a minute or two of them, as a line of little squares.
+const RECENT_MAX: usize = 40;
 
 /// So many changes of one backend are logged within a window; of more, the last one is.
 const CHANGES_TOLD: u32 = 20;

@@ -151,13 +151,23 @@ impl Probers {
 
     /// What the last probe of a backend found, and how long ago it began; `None` = nothing yet.
     pub(super) fn last(&self, backend: &BackendState) -> Option<(Finding, Duration)> {
+        let finding = self.of_member(backend, |member| member.last.clone())??;
+        let ago = self.tools.now().since(finding.began);
+        Some((finding, ago))
+    }
+
+    /// How its last probes have ended, in signs, the newest at the end.
+    pub(super) fn recent(&self, backend: &BackendState) -> String {
+        let recent = self.of_member(backend, |member| member.recent.iter().collect());
+        recent.unwrap_or_default()
+    }
+
+    fn of_member<T>(&self, backend: &BackendState, ask: impl FnOnce(&Member) -> T) -> Option<T> {
         let watch = self.watches.get(&identity(backend))?;
         let members = watch.members.borrow();
         let mut members = members.iter();
         let member = members.find(|member| std::ptr::eq(&*member.state, backend))?;
-        let finding = member.last.clone()?;
-        let ago = self.tools.now().since(finding.began);
-        Some((finding, ago))
+        Some(ask(member))
     }
 
     /// The member for a backend: the one that it had if it is looked at as before, or another one.

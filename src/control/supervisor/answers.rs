@@ -28,6 +28,7 @@ impl Supervisor {
             probers: &self.probers,
             shared: &self.shared,
             reloads: &self.reloads,
+            access_log: &self.access_log,
         };
         view.status()
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use mio::Registry;
 
@@ -24,6 +25,8 @@ pub(super) struct Attempts {
     caller: Caller,
     /// When the one under way began.
     pub(super) since: Tick,
+    /// The same, exactly.
+    since_exactly: Duration,
 }
 
 impl Session {
@@ -52,11 +55,14 @@ impl Session {
             phase: Phase::Connecting(Box::new(Attempts {
                 caller: request.caller,
                 since: kit.now,
+                since_exactly: kit.now_exactly,
             })),
             pool: request.pool,
             admission: request.admission,
             last_activity: kit.now,
             history: request.history,
+            counted: [0; 2],
+            is_noted: false,
             is_queued: false,
             is_half_closed: false,
         })
@@ -81,7 +87,12 @@ impl Session {
         if !ready.writable {
             return Fate::Wait;
         }
-        self.leg.lease.backend().sessions.fetch_add(1, Relaxed);
+        let backend = self.leg.lease.backend();
+        backend.sessions.fetch_add(1, Relaxed);
+        if let Phase::Connecting(attempts) = &self.phase {
+            let took = kit.now_exactly.saturating_sub(attempts.since_exactly);
+            backend.connect_time.observe(took);
+        }
         let phase = std::mem::replace(&mut self.phase, Phase::Relaying);
         if let Some(history) = &mut self.history {
             history.on_attempts(1);
@@ -142,6 +153,7 @@ impl Session {
         let caller = &mut attempts.caller;
         caller.tried.push(self.leg.index);
         attempts.since = kit.now;
+        attempts.since_exactly = kit.now_exactly;
         let pool = kit.active.pool_now(&self.admission, &self.pool);
         if !Arc::ptr_eq(pool, &self.pool) {
             caller.follow(&self.pool, pool);

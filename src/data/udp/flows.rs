@@ -11,11 +11,12 @@ use mio::Registry;
 use super::gate::{Gate, NoLeg};
 use super::host::HostAddresses;
 use super::leg::{Leg, Outcome, Wires};
+use crate::data::counters::Ended;
 use crate::data::kit::Kit;
 use crate::data::mailbox::{Dropped, Route, Shared, SocketId};
+use crate::data::tally::Tally;
 use crate::data::token::{Subject, flow_deadline_id, flow_of};
 use crate::lb::time::Tick;
-use crate::lb::traffic::cause::{By, Cause, State};
 use crate::lb::traffic::deadline::Wheel;
 use crate::lb::traffic::flow::{self, After, Amount, Flow, FlowKey, Table, Verdict};
 use crate::sys::batch::{Batch, MAX_DATAGRAM, Received, Sent, Train};
@@ -27,6 +28,8 @@ pub(super) struct Flows {
     table: Table<Leg, RandomState>,
     wires: Wires,
     wheel: Wheel,
+    /// Those that have moved datagrams.
+    tally: Tally,
     /// Whose time has come, and who has not been looked at yet.
     due: Vec<u64>,
     /// Datagrams that came in trains and went alone since a turn has ended for that.
@@ -46,6 +49,7 @@ impl Flows {
             table: Table::new(RandomState::new()),
             wires: Wires::new(Arc::clone(&shared)),
             wheel: Wheel::new(Tick::ZERO),
+            tally: Tally::default(),
             due: Vec::new(),
             singly: 0,
             shared,
@@ -88,7 +92,9 @@ impl Flows {
             } else {
                 self.gates[place] = None;
             }
-            self.end_all(kit, |flow| flow.route().listener() as usize == place);
+            self.end_all(Ended::Removed, kit, |flow| {
+                flow.route().listener() as usize == place
+            });
         }
     }
 
@@ -174,7 +180,12 @@ impl Flows {
         };
         for attempt in 0..ATTEMPTS {
             let flow = self.table.get_mut(key).ok_or(Dropped::Local)?;
-            match flow.shell.send(header, train, kit) {
+            let was_uncounted = flow.shell.is_uncounted();
+            let outcome = flow.shell.send(header, train, kit);
+            if !was_uncounted && flow.shell.is_uncounted() {
+                self.tally.note(flow_deadline_id(key));
+            }
+            match outcome {
                 Outcome::Sent(sent) => {
                     if sent != Sent::Whole {
                         self.singly += train.count();
@@ -267,7 +278,7 @@ impl Flows {
         let flow = self.table.get_mut(key).ok_or(Dropped::Local)?;
         let token = Subject::Flow(key).token();
         if flow.shell.register(registry, token).is_err() {
-            self.end(key, NO_SOCKET, kit);
+            self.end(key, Ended::Local, kit);
             return Err(Dropped::Local);
         }
         self.arm(key);
@@ -296,12 +307,16 @@ impl Flows {
             } else if received.is_cut {
                 gate.count_drop(Dropped::Cut, count);
             } else {
+                let was_uncounted = flow.shell.is_uncounted();
                 self.singly += pass_on(gate, flow, received.train, kit.now);
+                if !was_uncounted && flow.shell.is_uncounted() {
+                    self.tally.note(flow_deadline_id(key));
+                }
                 after = self.table.on_backend(kit.now, key, count);
             }
         }
         if after == After::Close {
-            self.end(key, ANSWERED, kit);
+            self.end(key, Ended::Finished, kit);
         }
         after
     }
@@ -310,7 +325,7 @@ impl Flows {
     /// closing their sockets would keep everybody else waiting.
     pub(super) fn expire(&mut self, kit: &Kit) {
         if kit.drain.is_some_and(|drain| drain.until <= kit.heard) {
-            self.end_all(kit, |_| true);
+            self.end_all(Ended::Stopping, kit, |_| true);
         }
         if self.due.is_empty() {
             self.wheel.expire(kit.heard, &mut self.due);
@@ -323,14 +338,25 @@ impl Flows {
             }
             match self.table.on_deadline(kit.heard, key) {
                 After::Keep => self.arm(key),
-                After::Close => self.end(key, IDLE, kit),
+                After::Close => self.end(key, Ended::Idle, kit),
             }
         }
     }
 
     /// Whether there are flows whose time has come, and nobody has looked at them yet.
     pub(super) fn has_due(&self) -> bool {
-        !self.due.is_empty()
+        !self.due.is_empty() || self.tally.has_due()
+    }
+
+    /// Adds to the counters what flows have moved.
+    pub(super) fn count_moved(&mut self, now: Tick) {
+        let mut nth = 0;
+        while let Some(id) = self.tally.take(nth, now) {
+            if let Some(flow) = self.table.get_mut(flow_of(id)) {
+                flow.shell.count();
+            }
+            nth += 1;
+        }
     }
 
     /// Whether so many datagrams have gone alone that it is somebody else's turn. Whole trains cost as
@@ -356,11 +382,11 @@ impl Flows {
     }
 
     /// Ends the flows that `which` names.
-    pub(super) fn end_all(&mut self, kit: &Kit, which: impl Fn(&Flow<Leg>) -> bool) {
+    pub(super) fn end_all(&mut self, how: Ended, kit: &Kit, which: impl Fn(&Flow<Leg>) -> bool) {
         let named = self.table.iter().filter(|(_, flow)| which(flow));
         let keys: Vec<_> = named.map(|(key, _)| key).collect();
         for key in keys {
-            self.end(key, CUT, kit);
+            self.end(key, how, kit);
         }
     }
 
@@ -383,10 +409,10 @@ impl Flows {
         }
     }
 
-    fn end(&mut self, key: FlowKey, cause: Cause, kit: &Kit) {
+    fn end(&mut self, key: FlowKey, how: Ended, kit: &Kit) {
         self.wheel.disarm(flow_deadline_id(key));
         if let Some(flow) = self.table.remove(key) {
-            flow.shell.end(cause, kit);
+            flow.shell.end(how, kit);
         }
     }
 
@@ -431,22 +457,12 @@ fn send_back(gate: &mut Gate, flow: &mut Flow<Leg>, train: Train<'_>, now: Tick)
     let sent = gate.send(train, flow.route());
     let is_whole = matches!(sent, Ok(Sent::Whole));
     let rest = sent.err().map(|unsent| unsent.rest);
-    let unsent = rest.map_or(0, |rest| rest.bytes.len());
-    flow.shell.count_answer(train.bytes.len() - unsent, now);
+    flow.shell.on_answer(train, rest, now);
     if let Some(rest) = rest {
         gate.count_drop(Dropped::Local, rest.count());
     }
     if is_whole { 0 } else { train.count() }
 }
-
-/// Why flows end: nothing has come for too long …
-const IDLE: Cause = Cause::new(By::Evenkeel, State::Idle);
-/// … or the last answer has …
-const ANSWERED: Cause = Cause::new(By::Backend, State::Normal);
-/// … or the configuration or the state of the backend has no place for them, or the process stops …
-const CUT: Cause = Cause::new(By::Evenkeel, State::Data);
-/// … or this host cannot watch a socket more.
-const NO_SOCKET: Cause = Cause::new(By::Kernel, State::Data);
 
 /// How long no new flow is tried after this host had no socket for one. When it has no port left, the
 /// kernel takes a millisecond to find that out, which live flows would wait for each time.

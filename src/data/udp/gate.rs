@@ -12,6 +12,7 @@ use mio::{Interest, Registry, Token};
 
 use super::leg::{Leg, Wires, has_own_socket};
 use crate::config::plan::SendProxy;
+use crate::data::counters::Unserved;
 use crate::data::dial::pick;
 use crate::data::kit::Kit;
 use crate::data::listen::{Admission, Limit};
@@ -266,7 +267,10 @@ impl Gate {
             }
             tried.push(picked.index);
         }
-        admission.on_refused();
+        admission.on_unserved(match no_leg {
+            NoLeg::Dropped(Dropped::NoBackend) => Unserved::NoBackend,
+            NoLeg::Dropped(_) | NoLeg::Shortage => Unserved::Local,
+        });
         Err(no_leg)
     }
 

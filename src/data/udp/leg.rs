@@ -16,6 +16,7 @@ use mio::{Interest, Registry, Token};
 
 use crate::config::plan;
 use crate::data::access_log::{Ending, History};
+use crate::data::counters::Ended;
 use crate::data::dial::on_connect_failed;
 use crate::data::kit::Kit;
 use crate::data::listen::Admission;
@@ -23,8 +24,9 @@ use crate::data::mailbox::{Pool, Shared};
 use crate::lb::backend::{BackendState, Lease};
 use crate::lb::balance::pick::{Client, Member, Picked};
 use crate::lb::time::Tick;
-use crate::lb::traffic::cause::Cause;
+use crate::lb::traffic::cause::{By, Cause, State};
 use crate::lb::traffic::flow::Answers;
+use crate::lb::traffic::relay::Side;
 use crate::sys::batch::{self, Batch, Sent, Towards, Train, Unsent};
 use crate::sys::datagram;
 use crate::sys::socket::Target;
@@ -42,11 +44,18 @@ pub(super) struct Leg {
     is_refused: bool,
     /// An answer has come since something went wrong, or since the beginning.
     is_answered: bool,
-    bytes_to_backend: u64,
-    bytes_to_client: u64,
+    /// Sent to the backend and to the client, and not yet added to the counters.
+    moved: [Moved; 2],
     admission: Admission,
     /// For the access log, if there is one.
     history: Option<Box<History>>,
+}
+
+/// What has gone one way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Moved {
+    bytes: u64,
+    datagrams: u64,
 }
 
 /// A connected socket.
@@ -169,8 +178,7 @@ impl Leg {
             index: picked.index,
             is_refused: false,
             is_answered: false,
-            bytes_to_backend: 0,
-            bytes_to_client: 0,
+            moved: [Moved::default(); 2],
             admission,
             history,
         }
@@ -187,10 +195,10 @@ impl Leg {
 
     /// Goes on with another backend; the socket to the one before is closed.
     pub(super) fn move_to(&mut self, wire: Rc<Wire>, picked: Picked, pool: &Arc<Pool>) {
+        self.count();
         if let Some(history) = &mut self.history {
-            history.on_move([self.bytes_to_backend, self.bytes_to_client]);
+            history.on_attempts(1);
         }
-        self.count_bytes();
         picked.lease.backend().sessions.fetch_add(1, Relaxed);
         self.wire = wire;
         self.lease = picked.lease;
@@ -248,10 +256,9 @@ impl Leg {
         let towards = Towards::Connected {
             is_v4: self.wire.is_v4,
         };
-        let trains = &self.wire.trains;
         let socket = self.wire.socket.as_fd();
         let sent = if header.is_empty() {
-            batch::send(socket, *train, trains.get(), towards)
+            batch::send(socket, *train, self.wire.trains.get(), towards)
         } else {
             let sent = batch::send_headed(socket, header, *train, towards);
             let unsent = |error| Unsent {
@@ -260,12 +267,11 @@ impl Leg {
             };
             sent.map(|()| Sent::Whole).map_err(unsent)
         };
-        let unsent = sent
-            .as_ref()
-            .map_or_else(|unsent| unsent.rest.bytes.len(), |_| 0);
-        self.bytes_to_backend += (train.bytes.len() - unsent) as u64;
+        let rest = sent.as_ref().err().map(|unsent| unsent.rest);
+        self.on_moved(Side::Client, *train, rest);
         match sent {
             Ok(sent) => {
+                let trains = &self.wire.trains;
                 trains.set(sent != Sent::WithoutTrains && trains.get());
                 Outcome::Sent(sent)
             }
@@ -291,8 +297,9 @@ impl Leg {
         received
     }
 
-    pub(super) fn count_answer(&mut self, bytes: usize, now: Tick) {
-        self.bytes_to_client += bytes as u64;
+    /// Answers have gone to the client, but for `rest`.
+    pub(super) fn on_answer(&mut self, train: Train<'_>, rest: Option<Train<'_>>, now: Tick) {
+        self.on_moved(Side::Backend, train, rest);
         self.lease.backend().progress(now);
         if !self.is_answered {
             self.is_answered = true;
@@ -304,17 +311,48 @@ impl Leg {
     }
 
     /// The flow is over.
-    pub(super) fn end(mut self, cause: Cause, kit: &Kit) {
+    pub(super) fn end(mut self, ended: Ended, kit: &Kit) {
+        self.count();
+        self.admission.on_ended(ended);
         if let Some(history) = &self.history {
             let ending = Ending {
                 listener: self.admission.listener(),
                 pool: &self.pool,
                 backend: Some(self.lease.backend()),
-                bytes: [self.bytes_to_backend, self.bytes_to_client],
+                bytes: [0; 2], // it has counted them
             };
-            kit.log_end(history, cause, ending);
+            kit.log_end(history, cause(ended), ending);
         }
-        self.count_bytes();
+    }
+
+    /// Whether it has moved something that has not been added to the counters.
+    pub(super) fn is_uncounted(&self) -> bool {
+        self.moved.iter().any(|moved| moved.datagrams > 0)
+    }
+
+    /// Adds to the counters what it has moved since that was done before.
+    pub(super) fn count(&mut self) {
+        let moved = std::mem::take(&mut self.moved);
+        if let Some(history) = &mut self.history {
+            history.on_counted(moved.map(|moved| moved.bytes));
+        }
+        let (backend, listener) = (self.lease.backend(), self.admission.listener());
+        for (side, Moved { bytes, datagrams }) in moved.into_iter().enumerate() {
+            if datagrams > 0 {
+                backend.bytes[side].fetch_add(bytes, Relaxed);
+                backend.datagrams[side].fetch_add(datagrams, Relaxed);
+                listener.bytes[side].fetch_add(bytes, Relaxed);
+                listener.datagrams[side].fetch_add(datagrams, Relaxed);
+            }
+        }
+    }
+
+    /// A train of this side has gone, but for `rest`.
+    fn on_moved(&mut self, from: Side, train: Train<'_>, rest: Option<Train<'_>>) {
+        let moved = &mut self.moved[from as usize];
+        let (left, bytes_left) = rest.map_or((0, 0), |rest| (rest.count(), rest.bytes.len()));
+        moved.datagrams += u64::from(train.count() - left);
+        moved.bytes += (train.bytes.len() - bytes_left) as u64;
     }
 
     fn on_refusal(&mut self, error: &io::Error, kit: &mut Kit) {
@@ -322,16 +360,15 @@ impl Leg {
         self.is_answered = false;
         on_connect_failed(&self.pool, self.lease.backend(), error, kit);
     }
+}
 
-    fn count_bytes(&mut self) {
-        let backend = self.lease.backend();
-        let (sent, answered) = (&mut self.bytes_to_backend, &mut self.bytes_to_client);
-        backend
-            .bytes_to_backend
-            .fetch_add(std::mem::take(sent), Relaxed);
-        backend
-            .bytes_to_client
-            .fetch_add(std::mem::take(answered), Relaxed);
+/// What the access log says of a flow that has ended so.
+const fn cause(ended: Ended) -> Cause {
+    match ended {
+        Ended::Idle => Cause::new(By::Evenkeel, State::Idle),
+        Ended::Finished => Cause::new(By::Backend, State::Normal),
+        Ended::Local => Cause::new(By::Kernel, State::Data),
+        _ => Cause::new(By::Evenkeel, State::Data),
     }
 }
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use mio::Registry;
 
 use self::flows::Flows;
+use super::counters::Ended;
 use super::kit::Kit;
 use super::mailbox::{Route, Shared, SocketId};
 use super::token::Subject;
@@ -66,12 +67,13 @@ impl Datagrams {
 
     /// Ends the flows of a backend; the next datagram of each client begins another.
     pub(super) fn cut(&mut self, backend: &Arc<BackendState>, kit: &Kit) {
-        self.flows.end_all(kit, |flow| flow.shell.is_on(backend));
+        self.flows
+            .end_all(Ended::BackendDown, kit, |flow| flow.shell.is_on(backend));
     }
 
     /// Ends every flow.
     pub(super) fn stop(&mut self, kit: &Kit) {
-        self.flows.end_all(kit, |_| true);
+        self.flows.end_all(Ended::Stopping, kit, |_| true);
     }
 
     /// Whether no flow is open.
@@ -102,6 +104,11 @@ impl Datagrams {
     /// Ends the flows whose time has come.
     pub(super) fn expire(&mut self, kit: &Kit) {
         self.flows.expire(kit);
+    }
+
+    /// Adds to the counters what flows have moved.
+    pub(super) fn count_moved(&mut self, now: Tick) {
+        self.flows.count_moved(now);
     }
 
     /// An event of one of its sockets.

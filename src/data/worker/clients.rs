@@ -112,7 +112,10 @@ impl Worker {
     /// One of our clients has its turn. If it has gone, the slot is free again, and is handed on in
     /// this turn.
     pub(super) fn on_called(&mut self, called: Called) {
-        let Some(mut request) = self.arrivals.take(called.key, self.poll.registry()) else {
+        let Some(mut request) = self
+            .arrivals
+            .take(called.key, self.poll.registry(), self.kit.now)
+        else {
             return;
         };
         request.pool = called.pool;

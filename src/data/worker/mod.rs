@@ -6,11 +6,11 @@
 
 mod clients;
 mod listeners;
+mod turn;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use super::mailbox::{Command, Mailbox, Report, Reports, Shared};
 use super::request::Request;
 use super::tcp::Session;
 use super::token::{SessionKey, Subject, deadline_id, session_of};
-use super::udp::{Datagrams, TURNS_PER_BUFFER};
+use super::udp::Datagrams;
 use crate::config::plan::Splice;
 use crate::lb::backend::BackendState;
 use crate::lb::time::Tick;
@@ -164,6 +164,8 @@ struct Worker {
     resume: Option<Tick>,
     /// Turns that may still be as full as can be before all that waited has been heard.
     full_turns_left: usize,
+    /// When it began to wait for the events of this turn.
+    waits_since: Duration,
     has_mail: bool,
     is_stopping: bool,
     is_drained: bool,
@@ -197,6 +199,7 @@ impl Worker {
             may_call_more: false,
             resume: None,
             full_turns_left: 0,
+            waits_since: Duration::ZERO,
             has_mail: false,
             is_stopping: false,
             is_drained: false,
@@ -206,9 +209,11 @@ impl Worker {
     fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         let mut due = Vec::new();
+        self.kit.now_exactly = self.clock();
         while !self.is_stopping {
             let asked = self.kit.now;
-            match self.poll.poll(&mut events, Some(self.wait())) {
+            let wait = self.wait();
+            match self.poll.poll(&mut events, Some(wait)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
@@ -216,8 +221,8 @@ impl Worker {
                     return;
                 }
             }
-            self.kit.now = self.clock();
-            let turn = self.shared.workers[self.index].turns.fetch_add(1, Relaxed);
+            self.read_clock(wait);
+            let turn = self.count_turn();
             let cut_short = std::mem::take(&mut self.ready);
             let mut count = 0;
             for event in &events {
@@ -245,56 +250,9 @@ impl Worker {
                 self.adopt(request);
             }
             self.serve_queues();
+            self.count_moved();
             self.look_at_drain();
         }
-    }
-
-    /// Whether the kernel may hold more news that came before this turn, one with so many events.
-    /// Within enough full turns every socket comes up, so no load puts deadlines off for long.
-    fn is_behind(&mut self, events: usize) -> bool {
-        let is_full = events >= EVENTS_PER_TURN || self.datagrams.is_ready();
-        self.full_turns_left = match self.full_turns_left {
-            _ if !is_full => 0,
-            0 => self.turns_to_catch_up(),
-            left => left - 1,
-        };
-        self.full_turns_left > 0
-    }
-
-    /// Full turns after which all news have been heard that are there now.
-    fn turns_to_catch_up(&self) -> usize {
-        let sockets = 2 * self.sessions.len() + self.arrivals.len() + self.datagrams.len();
-        let turns = sockets / EVENTS_PER_TURN + 1;
-        if self.datagrams.is_empty() {
-            return turns;
-        }
-        // One socket holds datagrams of many flows.
-        turns + TURNS_PER_BUFFER
-    }
-
-    fn clock(&self) -> Tick {
-        Tick::ZERO.after(self.shared.epoch.elapsed())
-    }
-
-    /// How long to wait for events. Never longer than a second: a worker that turns is alive.
-    fn wait(&self) -> Duration {
-        let datagrams = &self.datagrams;
-        let is_cut_short = !self.ready.is_empty() || self.may_call_more;
-        if is_cut_short || datagrams.is_ready() || datagrams.has_due() {
-            return Duration::ZERO;
-        }
-        let now = self.clock();
-        let arrivals = self.arrivals.next();
-        [
-            self.kit.wheel.next(),
-            datagrams.next(),
-            arrivals,
-            self.resume,
-        ]
-        .into_iter()
-        .flatten()
-        .map(|next| next.since(now))
-        .fold(TURN_TIME_MAX, Duration::min)
     }
 
     #[inline(always)]
@@ -451,6 +409,3 @@ fn ready(event: &Event) -> Ready {
 
 /// Events taken from the kernel at once.
 const EVENTS_PER_TURN: usize = 512;
-
-/// The longest wait for events.
-const TURN_TIME_MAX: Duration = Duration::from_secs(1);

@@ -29,6 +29,61 @@ pub enum Found {
     Inconclusive(String),
 }
 
+/// The same in a word, for those who count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All was well.
+    Passed,
+    /// All was not.
+    Failed,
+    /// It had not ended in time.
+    TimedOut,
+    /// It said nothing of the backend.
+    Inconclusive,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 4] = [
+        Self::Passed,
+        Self::Failed,
+        Self::TimedOut,
+        Self::Inconclusive,
+    ];
+
+    /// Its sign in a row of many.
+    pub const fn sign(self) -> char {
+        match self {
+            Self::Passed => '+',
+            Self::Failed => '-',
+            Self::TimedOut => 't',
+            Self::Inconclusive => '?',
+        }
+    }
+
+    /// Its name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Inconclusive => "inconclusive",
+        }
+    }
+}
+
+impl Found {
+    /// It in a word.
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Passed => Outcome::Passed,
+            Self::Failed(..) => Outcome::Failed,
+            Self::TimedOut(..) => Outcome::TimedOut,
+            Self::Inconclusive(_) => Outcome::Inconclusive,
+        }
+    }
+}
+
 /// How far a probe came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
