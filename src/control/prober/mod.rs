@@ -32,7 +32,7 @@ use crate::config::plan::{self, Address, Health, Probe, ProbeKind, SendProxy};
 use crate::data::mailbox::{Mailbox, Pool};
 use crate::lb::backend::BackendState;
 use crate::lb::health::finding::Finding;
-use crate::lb::health::schedule::{Intervals, Pace, first_delay, next_delay};
+use crate::lb::health::schedule::{Intervals, Pace, Rate, first_delay, jittered, next_interval};
 use crate::lb::rng::Rng;
 use crate::lb::time::Tick;
 use crate::sys::socket::Target;
@@ -53,8 +53,9 @@ type Identity = (String, String);
 struct Tools {
     slots: Rc<Semaphore>,
     slots_max: u32,
-    /// Of the probes that had to wait for a slot.
     pace: Rc<Cell<Pace>>,
+    /// How often all of them are to begin.
+    rate: Rc<Cell<Rate>>,
     workers: Arc<Vec<Mailbox>>,
     /// What time is counted from.
     epoch: Instant,
@@ -91,6 +92,7 @@ impl Probers {
                 slots: Rc::new(Semaphore::new(slots as usize)),
                 slots_max: slots,
                 pace: Rc::default(),
+                rate: Rc::default(),
                 workers,
                 epoch,
                 rng: Rng::new(seed),
@@ -223,19 +225,43 @@ impl Wanted {
 impl Tools {
     /// Waits for the turn of a probe that may go on for `timeout`.
     async fn turn(&self, timeout: Duration) -> Option<SemaphorePermit<'_>> {
-        if let Ok(slot) = self.slots.try_acquire() {
-            return Some(slot);
-        }
-        let slot = self.slots.acquire().await;
+        let (slot, waited) = match self.slots.try_acquire() {
+            Ok(slot) => (Ok(slot), None),
+            Err(_) => (self.slots.acquire().await, Some((self.slots_max, timeout))),
+        };
         let mut pace = self.pace.get();
-        let wait = pace.wait(self.epoch.elapsed(), timeout, self.slots_max);
+        let wait = pace.wait(self.epoch.elapsed(), self.rate.get(), waited);
         self.pace.set(pace);
-        tokio::time::sleep(wait).await;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
         slot.ok() // it is never closed
     }
 
     fn now(&self) -> Tick {
         Tick::ZERO.after(self.epoch.elapsed())
+    }
+}
+
+/// The part that one prober has in the rate of all.
+struct Share {
+    all: Rc<Cell<Rate>>,
+    own: Rate,
+}
+
+impl Share {
+    /// It begins once in each `time` from now on.
+    fn set(&mut self, time: Duration) {
+        let own = Rate::once_in(time);
+        self.all.set(self.all.get().replaced(self.own, own));
+        self.own = own;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let all = self.all.get().replaced(self.own, Rate::default());
+        self.all.set(all);
     }
 }
 
@@ -252,6 +278,11 @@ impl Watch {
             changing: fast_interval,
             down: down_interval,
         };
+        let mut share = Share {
+            all: Rc::clone(&tools.rate),
+            own: Rate::default(),
+        };
+        share.set(interval);
         let mut delay = first;
         loop {
             tokio::select! {
@@ -273,7 +304,9 @@ impl Watch {
                 member.take_in(&finding, seen.certificate_ends, now);
             }
             let counters = members.iter().map(|member| &member.counter);
-            delay = next_delay(&intervals, counters, &mut tools.rng);
+            let interval = next_interval(&intervals, counters);
+            share.set(interval + finding.took);
+            delay = jittered(interval, &mut tools.rng);
         }
     }
 }
