@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, Notify, Semaphore, SemaphorePermit};
 use tokio::task::{JoinHandle, LocalSet};
 
 use self::look::Sight;
@@ -53,7 +53,7 @@ type Identity = (String, String);
 struct Tools {
     slots: Rc<Semaphore>,
     slots_max: u32,
-    pace: Rc<Cell<Pace>>,
+    pace: Rc<Mutex<Pace>>,
     /// How often all of them are to begin.
     rate: Rc<Cell<Rate>>,
     workers: Arc<Vec<Mailbox>>,
@@ -229,10 +229,9 @@ impl Tools {
             Ok(slot) => (Ok(slot), None),
             Err(_) => (self.slots.acquire().await, Some((self.slots_max, timeout))),
         };
-        let mut pace = self.pace.get();
-        let wait = pace.wait(self.epoch.elapsed(), self.rate.get(), waited);
-        self.pace.set(pace);
-        if !wait.is_zero() {
+        // One at a time, in the order in which they have come.
+        let mut pace = self.pace.lock().await;
+        while let Err(wait) = pace.begin(self.epoch.elapsed(), self.rate.get(), waited) {
             tokio::time::sleep(wait).await;
         }
         slot.ok() // it is never closed
