@@ -3,6 +3,7 @@
 mod activation;
 mod manual;
 mod notify;
+mod package;
 mod privileges;
 mod unit;
 
