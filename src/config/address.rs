@@ -25,7 +25,7 @@ pub(super) fn bind(text: &str, is_udp: bool) -> Result<Bind, Wrong> {
             let what = format!("{text:?} takes streams, not datagrams");
             return Err(Wrong::new(what, "write IP:PORT or [IPV6]:PORT"));
         }
-        return Ok(Bind::Unix(unix_path(text, path)?));
+        return Ok(Bind::Unix(unix_path(text, path, "unix:/PATH")?));
     }
     let (host, port) = host_and_port(text, FORMS, 0)?;
     match ip(host, port) {
@@ -72,7 +72,7 @@ pub(super) fn network(text: &str) -> Result<Prefix, Wrong> {
 pub(super) fn backend(text: &str) -> Result<Address, Wrong> {
     const FORMS: &str = "write IP:PORT, [IPV6]:PORT, HOST:PORT or unix:/PATH";
     if let Some(path) = text.strip_prefix("unix:") {
-        return Ok(Address::Unix(unix_path(text, path)?));
+        return Ok(Address::Unix(unix_path(text, path, "unix:/PATH")?));
     }
     let (host, port) = host_and_port(text, FORMS, 1)?;
     if let Some(address) = ip(host, port) {
@@ -92,15 +92,17 @@ pub(super) fn backend(text: &str) -> Result<Address, Wrong> {
     Err(Wrong::new(format!("{text:?} is not an address"), FORMS))
 }
 
-fn unix_path(text: &str, path: &str) -> Result<PathBuf, Wrong> {
+/// `path` as that of a Unix socket, which `text` names in this `form`.
+pub(super) fn unix_path(text: &str, path: &str, form: &str) -> Result<PathBuf, Wrong> {
+    let form = format!("write {form}");
     let wrong = |what: &str, cure: &str| Err(Wrong::new(format!("{text:?} {what}"), cure));
     if path.starts_with(['@', '\0']) {
         wrong(
             "is an abstract Unix socket, which has no permissions",
-            "write unix:/PATH",
+            &form,
         )
     } else if !path.starts_with('/') {
-        wrong("is not an absolute path", "write unix:/PATH")
+        wrong("is not an absolute path", &form)
     } else if path.contains('\0') {
         wrong("holds a NUL", "take it out")
     } else if path.len() > MAX_UNIX_PATH {

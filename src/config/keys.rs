@@ -229,7 +229,10 @@ pub(super) const GLOBAL: Section = Section {
             "Move bytes inside the kernel: while a session streams, from its first byte, or never"),
         row("exec_probes", Takes::Flag, Default::Is(Value::Flag(false)),
             "Let probes of type exec run programs; without it no process is ever started"),
-        later("admin_socket", EMPTY),
+        row("admin_socket", Takes::Form("an absolute path, or \"\""),
+            Default::Told("/run/evenkeel/admin.sock, where that can be"),
+            "Where `evenkeel status` and its like find the process; the file is for its user alone (mode \
+            0600); empty = none"),
         later("http", EMPTY),
         row("access_log", Takes::Table, Default::Told("none"), "A line for each session that ends"),
     ],

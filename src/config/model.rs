@@ -18,8 +18,8 @@ use super::error::{Problems, Wrong};
 use super::key_part;
 use super::keys::{self, quoted};
 use super::plan::{
-    AccessLog, Address, Bind, Global, LogFormat, OnDown, Output, Preread, Queue, Refuse, SendProxy,
-    Source, Splice, Udp,
+    AccessLog, Address, AdminSocket, Bind, Global, LogFormat, OnDown, Output, Preread, Queue,
+    Refuse, SendProxy, Source, Splice, Udp,
 };
 use super::reader::{Reader, Written};
 use crate::lb::admission::access::Prefix;
@@ -175,7 +175,19 @@ fn global(reader: &Reader<'_>, problems: &Problems) -> Global {
             "off" => Splice::Off,
             _ => Splice::Auto,
         },
+        admin_socket: admin_socket(reader),
         access_log: access_log(&reader.table("access_log", &keys::ACCESS_LOG), problems),
+    }
+}
+
+fn admin_socket(reader: &Reader<'_>) -> AdminSocket {
+    let path = |text: &str| match text {
+        "" => Ok(AdminSocket::Off),
+        path => address::unix_path(text, path, "/PATH").map(AdminSocket::At),
+    };
+    match reader.parsed("admin_socket", path) {
+        Some(written) if written.given => written.value,
+        _ => AdminSocket::Default,
     }
 }
 

@@ -46,8 +46,31 @@ pub struct Global {
     pub group: Option<String>,
     /// When sessions move bytes by splice.
     pub splice: Splice,
+    /// Where the running process is asked and told.
+    pub admin_socket: AdminSocket,
     /// Where a line goes for each session and flow that ends; `None` = nowhere.
     pub access_log: Option<AccessLog>,
+}
+
+/// The Unix socket of the running process. Displayed as the file writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminSocket {
+    /// There is none.
+    Off,
+    /// Nobody has named one: [`ADMIN_SOCKET`], where that is possible.
+    Default,
+    /// This one.
+    At(PathBuf),
+}
+
+impl fmt::Display for AdminSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("none"),
+            Self::Default => f.write_str(ADMIN_SOCKET),
+            Self::At(path) => write!(f, "{}", path.display()),
+        }
+    }
 }
 
 /// The access log.
@@ -342,6 +365,9 @@ pub struct Backend {
     /// What its QUIC connection IDs name it by, unique within the pool; `None` = they do not.
     pub server_id: Option<ServerId>,
 }
+
+/// Where the admin socket is, and is looked for, if nobody names another place.
+pub const ADMIN_SOCKET: &str = "/run/evenkeel/admin.sock";
 
 /// Where a backend is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -58,6 +58,7 @@ pub(super) fn global(old: &Global, new: &Global) -> Vec<Setting> {
         user,
         group,
         splice,
+        admin_socket,
         access_log,
     } = old;
     let mut found = Differing::default();
@@ -74,6 +75,7 @@ pub(super) fn global(old: &Global, new: &Global) -> Vec<Setting> {
     found.compare("splice", splice, &new.splice, |splice| {
         splice_word(*splice).to_owned()
     });
+    found.plain("admin_socket", admin_socket, &new.admin_socket);
     found.compare("access_log", access_log, &new.access_log, |log| match log {
         None => "none".to_owned(),
         Some(log) => format!("{} ({})", log.output, log_format_word(log.format)),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
+use super::admin::messages::Order;
 use super::status::Status;
 
 /// What is asked.
@@ -30,12 +31,14 @@ pub enum Question {
     Status(Reply<Status>),
     /// Read the configuration again and put it in force: how that has ended.
     Reload(Reply<Outcome>),
+    /// Carry out an order for a backend: what was done, or why not.
+    Backend(Order, Reply<Outcome>),
 }
 
 /// The way back to whoever asks. One who has gone needs no answer.
 pub type Reply<T> = oneshot::Sender<T>;
 
-/// How a reload has ended, on one line or more.
+/// What was done, or why not, on one line or more.
 pub type Outcome = Result<String, String>;
 
 /// What comes to the supervisor.

@@ -1,6 +1,7 @@
 //! Floor 3: slow work on a current-thread tokio runtime. It may wait and allocate.
 
 mod access_log;
+pub mod admin;
 mod aside;
 mod capacity;
 mod ejection;
@@ -8,6 +9,7 @@ pub mod handle;
 pub mod loader;
 mod prober;
 mod reload;
+mod socket_file;
 mod sockets;
 mod sources;
 pub mod status;

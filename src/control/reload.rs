@@ -46,7 +46,7 @@ impl Registry {
         let pairs = loaded.plan.pools.iter().zip(&loaded.targets);
         pairs
             .map(|(plan, targets)| match self.pools.get(&plan.name) {
-                Some(pool) if pool.plan == *plan && pool.targets == *targets => Arc::clone(pool),
+                Some(pool) if is_same(pool, plan, targets) => Arc::clone(pool),
                 before => {
                     let before = before.map(Arc::clone);
                     let members = plan
@@ -237,11 +237,19 @@ impl Registry {
         let state = self.backends.entry(identity).or_insert_with(new);
         Member {
             state: Arc::clone(state),
-            weight: backend.weight,
+            weight: state.orders.weight(backend.weight),
             max_connections: backend.max_connections,
             backup: backend.backup,
         }
     }
+}
+
+/// Whether a pool is what it would be with these settings, and the weights that hold now.
+fn is_same(pool: &Pool, plan: &plan::Pool, targets: &[Target]) -> bool {
+    let mut members = pool.balancer.members().iter().zip(&plan.backends);
+    *pool.plan == *plan
+        && pool.targets == targets
+        && members.all(|(member, plan)| member.weight == member.state.orders.weight(plan.weight))
 }
 
 fn log_listener(counters: &ListenerCounters) {

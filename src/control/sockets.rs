@@ -6,10 +6,10 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::socket_file::SocketFile;
 use crate::config::plan::{self, Bind, Plan};
 use crate::data::mailbox::SocketId;
 use crate::sys::datagram;
@@ -38,8 +38,8 @@ struct Key {
 struct Bound {
     id: SocketId,
     local: Bind,
-    /// Device and inode of a Unix socket's file.
-    file: Option<(u64, u64)>,
+    /// Of a Unix socket.
+    file: Option<SocketFile>,
 }
 
 /// Sockets bound for a plan that is not in force yet.
@@ -172,7 +172,7 @@ impl Sockets {
         };
         let local = sockets.first().map_or_else(|| Ok(bind.clone()), local)?;
         let file = match &local {
-            Bind::Unix(path) if !is_inherited => Some(identity(path)?),
+            Bind::Unix(path) if !is_inherited => Some(SocketFile::at(path)?),
             Bind::Unix(_) | Bind::Tcp(_) | Bind::Udp(_) => None,
         };
         for (worker, listening) in sockets.into_iter().enumerate() {
@@ -253,18 +253,10 @@ impl Opened {
 impl Bound {
     /// Removes its file, unless somebody else's is there by now.
     fn unlink(&self) {
-        if let (Bind::Unix(path), Some(file)) = (&self.local, self.file)
-            && identity(path).is_ok_and(|now| now == file)
-            && let Err(error) = std::fs::remove_file(path)
-        {
-            log::warn!("{}: cannot be removed: {error}", path.display());
+        if let Some(file) = &self.file {
+            file.remove();
         }
     }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let metadata = std::fs::symlink_metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// An IPv6 wildcard leaves IPv4 alone only where the plan binds the IPv4 wildcard as well.
@@ -321,7 +313,8 @@ impl fmt::Display for BindError {
     }
 }
 
-fn cure(error: &io::Error) -> &'static str {
+/// How to mend what is in the way of a socket.
+pub(super) fn cure(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "stop what listens there, or choose another address",
         io::ErrorKind::PermissionDenied => {

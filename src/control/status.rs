@@ -17,6 +17,7 @@ use super::reload::Registry;
 use super::sockets::Sockets;
 use crate::config::plan::{self, Plan};
 use crate::data::mailbox::{self, Barred, Dropped, Ended, Left, Shared, Unserved};
+use crate::lb::admin::Admin;
 use crate::lb::backend::BackendState;
 use crate::lb::balance::pick::Member;
 use crate::lb::health::finding::Outcome as Probed;
@@ -167,6 +168,8 @@ pub struct Backend {
     pub name: String,
     /// Where it is, as the configuration says it.
     pub address: String,
+    /// What its operator has said of it.
+    pub admin: AdminState,
     /// What follows from all that is known of it, in one word.
     pub state: State,
     /// What health says.
@@ -205,6 +208,18 @@ pub struct Backend {
     pub last_probe: Option<LastProbe>,
 }
 
+/// What an operator has said of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminState {
+    /// Nothing.
+    Ready,
+    /// No new sessions.
+    Drain,
+    /// No sessions.
+    Down,
+}
+
 /// How a backend is, in one word: what keeps new sessions from it first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -215,6 +230,10 @@ pub enum State {
     Down,
     /// Traffic has failed.
     Ejected,
+    /// Its operator lets it keep the sessions that it has.
+    Draining,
+    /// Its operator lets it have none.
+    Disabled,
 }
 
 /// What a probe found.
@@ -385,6 +404,11 @@ impl View<'_> {
         Backend {
             name: plan.name.clone(),
             address: plan.address.to_string(),
+            admin: match state.orders.admin() {
+                Admin::Ready => AdminState::Ready,
+                Admin::Drain => AdminState::Drain,
+                Admin::Down => AdminState::Down,
+            },
             state: State::of(state, now),
             is_up: state.is_up(),
             since_s: now.since(state.changed()).as_secs_f64(),
@@ -419,6 +443,11 @@ impl View<'_> {
 
 impl State {
     fn of(state: &BackendState, now: Tick) -> Self {
+        match state.orders.admin() {
+            Admin::Drain => return Self::Draining,
+            Admin::Down => return Self::Disabled,
+            Admin::Ready => {}
+        }
         if !state.is_up() {
             Self::Down
         } else if state.traffic.is_ejected(now) {

@@ -1,6 +1,7 @@
 //! The control plane's life: start the workers, put plans in force, answer requests, drain, stop.
 
 mod answers;
+mod orders;
 mod reloading;
 mod settings;
 
@@ -17,19 +18,21 @@ use tokio::time::MissedTickBehavior;
 use self::reloading::{Loading, next_loaded};
 pub use self::settings::{Failure, Observer, OnBound, Settings};
 use super::access_log::Writers;
+use super::admin::Admin;
 use super::capacity::{max_connections, spend};
 use super::ejection;
-use super::handle::{Event, Post, Request, Requests};
+use super::handle::{Event, Handle, Post, Request, Requests};
 use super::loader::{Loaded, Source, load};
 use super::prober::Probers;
 use super::reload::Registry;
 use super::sockets::Sockets;
 use super::sources;
 use super::status::Reloads;
-use crate::config::plan::Plan;
+use crate::config::plan::{Plan, Splice};
 use crate::data::mailbox::{Command, Report, Reports, Shared};
-use crate::data::worker::{self, Handle};
+use crate::data::worker;
 use crate::lb::admission::budget::Budget;
+use crate::sys::socket::Listening;
 
 /// Runs the control plane until it is asked to stop. The calling thread becomes its runtime.
 pub fn run(settings: Settings, requests: Requests) -> Result<(), Failure> {
@@ -41,7 +44,7 @@ pub fn run(settings: Settings, requests: Requests) -> Result<(), Failure> {
     let runtime = builder.enable_all().build().map_err(failed)?;
     let tasks = LocalSet::new();
     let ended = tasks.block_on(&runtime, async {
-        let mut supervisor = Supervisor::start(settings, &tasks).await?;
+        let mut supervisor = Supervisor::start(settings, requests.handle(), &tasks).await?;
         supervisor.serve(requests, &tasks).await;
         Ok(())
     });
@@ -52,15 +55,17 @@ pub fn run(settings: Settings, requests: Requests) -> Result<(), Failure> {
 
 struct Supervisor {
     source: Source,
-    plan: Plan,
+    /// In force.
+    loaded: Loaded,
     generation: u64,
     registry: Registry,
     sockets: Sockets,
     probers: Probers,
     budget: Budget,
     access_log: Writers,
+    admin: Admin,
     shared: Arc<Shared>,
-    workers: Vec<Handle>,
+    workers: Vec<worker::Handle>,
     reports: UnboundedReceiver<Report>,
     observer: Observer,
     alive_every: Option<Duration>,
@@ -71,18 +76,11 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    async fn start(settings: Settings, tasks: &LocalSet) -> Result<Self, Failure> {
-        let fail = |what: &str, error: io::Error| Failure(format!("{what}: {error}"));
+    async fn start(settings: Settings, handle: Handle, tasks: &LocalSet) -> Result<Self, Failure> {
         let loaded = resolve(settings.plan).await?;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let count = loaded.plan.global.workers.unwrap_or_else(cores);
-        let mut sockets = Sockets::new(count, settings.inherited)
-            .map_err(|error| fail("inherited sockets", error))?;
-        if let Some(bind) = sockets.unused(&loaded.plan).next() {
-            return Err(Failure(format!(
-                "inherited socket {bind}: no listener binds it"
-            )));
-        }
+        let mut sockets = take_over(settings.inherited, count, &loaded.plan)?;
         let budget = spend(settings.descriptors, count, &loaded.plan)?;
         let max = max_connections(&loaded.plan, &budget)?;
         let opened = sockets
@@ -90,42 +88,43 @@ impl Supervisor {
             .map_err(|error| Failure(error.to_string()))?;
         let shared = Arc::new(Shared::new(count, max, budget.open));
         let mut access_log = Writers::default();
-        let bound = (settings.on_bound)(&loaded.plan).and_then(|()| sources::check(&loaded));
+        let admin = Admin::new(handle);
+        let bound = admin.next(&loaded.plan.global).and_then(|socket| {
+            (settings.on_bound)(&loaded.plan)?;
+            sources::check(&loaded)?;
+            Ok(socket)
+        });
         let wanted = loaded.plan.global.access_log.as_ref();
         let writer = match bound {
-            Ok(()) => access_log.next(wanted, shared.epoch).await,
+            Ok(socket) => {
+                let writer = access_log.next(wanted, shared.epoch).await;
+                writer.map(|writer| (socket, writer))
+            }
             Err(error) => Err(error),
         };
-        let writer = match writer {
+        let (socket, writer) = match writer {
             Ok(writer) => writer,
             Err(error) => {
                 opened.abandon();
                 return Err(Failure(error));
             }
         };
-        let (sender, reports) = unbounded_channel();
-        let to_us: Reports = Arc::new(move |report| drop(sender.send(report)));
-        let workers = worker::start(count, |index| worker::Settings {
-            index,
-            shared: Arc::clone(&shared),
-            reports: Arc::clone(&to_us),
-            splice: loaded.plan.global.splice,
-            pipes: budget.pipes_per_worker,
-            seed: settings.seed.wrapping_add(index as u64),
-        })
-        .map_err(|error| fail("cannot start a worker", error))?;
+        let (workers, reports) =
+            start_workers(&shared, &budget, loaded.plan.global.splice, settings.seed)
+                .map_err(|error| Failure(format!("cannot start a worker: {error}")))?;
         let mailboxes = Arc::new(workers.iter().map(|w| w.mailbox.clone()).collect());
         let probers = Probers::new(budget.probes, mailboxes, shared.epoch, settings.seed);
         log::info!("{count} workers; {budget}");
         let mut supervisor = Self {
             source: settings.source,
-            plan: loaded.plan.clone(),
+            loaded: loaded.clone(),
             generation: 0,
             registry: Registry::new(Arc::clone(&shared.waiting)),
             sockets,
             probers,
             budget,
             access_log,
+            admin,
             shared,
             workers,
             reports,
@@ -137,6 +136,7 @@ impl Supervisor {
             drain: None,
         };
         supervisor.install(loaded, opened, writer, tasks).await?;
+        supervisor.admin.put_in_force(socket, tasks);
         log::info!("serving: generation {} in force", supervisor.generation);
         (supervisor.observer)(Event::Ready);
         Ok(supervisor)
@@ -155,7 +155,7 @@ impl Supervisor {
                     Post::Request(Request::Reopen) => self.access_log.reopen(),
                     Post::Request(Request::Drain) if self.drain.is_none() => self.start_drain(),
                     Post::Request(Request::Drain | Request::Stop) => break,
-                    Post::Question(question) => self.answer(question),
+                    Post::Question(question) => self.answer(question, tasks).await,
                 },
                 loaded = next_loaded(&mut self.loading) => self.on_loaded(loaded, tasks).await,
                 Some(report) = self.reports.recv() => match (report, &mut self.drain) {
@@ -189,7 +189,7 @@ impl Supervisor {
 
     fn start_drain(&mut self) {
         self.give_up_loading();
-        let within = self.plan.global.drain_timeout;
+        let within = self.loaded.plan.global.drain_timeout;
         let open = self.shared.open.load(Relaxed);
         log::info!("stopping: {open} sessions have {within:?} to end");
         (self.observer)(Event::Stopping);
@@ -218,6 +218,7 @@ impl Supervisor {
                 log::error!("a worker had ended before it was stopped");
             }
         }
+        self.admin.end();
         self.access_log.finish();
         self.registry
             .log_totals(|backend| self.probers.last(backend));
@@ -255,6 +256,38 @@ struct Drain {
     until: Instant,
     /// Which workers have had no session left.
     drained: Vec<bool>,
+}
+
+/// Takes the sockets of the service manager, each of which a listener must bind.
+fn take_over(inherited: Vec<Listening>, workers: usize, plan: &Plan) -> Result<Sockets, Failure> {
+    let sockets = Sockets::new(workers, inherited)
+        .map_err(|error| Failure(format!("inherited sockets: {error}")))?;
+    let unused = sockets.unused(plan).next();
+    unused.map_or(Ok(()), |bind| {
+        let error = format!("inherited socket {bind}: no listener binds it");
+        Err(Failure(error))
+    })?;
+    Ok(sockets)
+}
+
+/// Starts a worker for each that there is to be; what they report.
+fn start_workers(
+    shared: &Arc<Shared>,
+    budget: &Budget,
+    splice: Splice,
+    seed: u64,
+) -> io::Result<(Vec<worker::Handle>, UnboundedReceiver<Report>)> {
+    let (sender, reports) = unbounded_channel();
+    let to_us: Reports = Arc::new(move |report| drop(sender.send(report)));
+    let workers = worker::start(shared.workers.len(), |index| worker::Settings {
+        index,
+        shared: Arc::clone(shared),
+        reports: Arc::clone(&to_us),
+        splice,
+        pipes: budget.pipes_per_worker,
+        seed: seed.wrapping_add(index as u64),
+    })?;
+    Ok((workers, reports))
 }
 
 async fn resolve(plan: Plan) -> Result<Loaded, Failure> {

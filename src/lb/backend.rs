@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::admin::{Admin, Orders};
 use super::health::finding::Outcome;
 use super::health::outlier::Record;
 use super::histogram::Histogram;
@@ -21,6 +22,8 @@ pub struct BackendState {
     /// It is back, and has fewer sessions than its share.
     catches_up: AtomicBool,
     suspected: AtomicBool,
+    /// What an operator has said of it.
+    pub orders: Orders,
     /// It has been up before, or its pool has been used without it.
     is_known: AtomicBool,
     /// When it came back, in milliseconds; 0 = it was never away.
@@ -55,6 +58,7 @@ impl BackendState {
             up: AtomicBool::new(up),
             catches_up: AtomicBool::new(false),
             suspected: AtomicBool::new(false),
+            orders: Orders::default(),
             is_known: AtomicBool::new(up),
             up_since: AtomicU64::new(0),
             traffic: Record::default(),
@@ -84,6 +88,12 @@ impl BackendState {
     /// Whether health lets it take new sessions.
     pub fn is_up(&self) -> bool {
         self.up.load(Relaxed)
+    }
+
+    /// Whether its operator lets it take new sessions, whatever its health.
+    #[inline(always)]
+    pub fn is_ready(&self) -> bool {
+        self.orders.admin() == Admin::Ready
     }
 
     /// Sets what health says; true if that is a change.

@@ -2,6 +2,7 @@
 //! bytes come in as arguments, so that everything here is tested without a socket or a sleep.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod admin;
 pub mod admission;
 pub mod backend;
 pub mod balance;

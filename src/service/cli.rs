@@ -1,11 +1,13 @@
 //! The command line: its definition.
 
+mod client;
 mod flags;
 
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+pub use self::client::{Asks, Backend, Client, Wait};
 pub use self::flags::Flags;
 use super::help::{Completions, Help};
 
@@ -47,15 +49,15 @@ pub enum Command {
     Help(Help),
     /// Print what makes a shell complete the command line
     Completions(Completions),
+    /// Tell how a running process is: listeners, pools, backends, queues, workers
+    Status(Asks),
+    /// Let a running process read its configuration again, and tell how that has ended
+    Reload(Asks),
+    /// Drain a backend of a running process, take it out or in, or set its weight
+    Backend(Backend),
     /// Known, and not supported yet.
     #[command(hide = true)]
     Plan(Later),
-    /// Known, and not supported yet.
-    #[command(hide = true)]
-    Reload(Later),
-    /// Known, and not supported yet.
-    #[command(hide = true)]
-    Status(Later),
     /// Known, and not supported yet.
     #[command(hide = true)]
     Top(Later),
@@ -65,9 +67,6 @@ pub enum Command {
     /// Known, and not supported yet.
     #[command(hide = true)]
     Explain(Later),
-    /// Known, and not supported yet.
-    #[command(hide = true)]
-    Backend(Later),
     /// Known, and not supported yet.
     #[command(hide = true)]
     Scale(Later),
@@ -117,17 +116,27 @@ impl Command {
             | Self::Check { .. }
             | Self::Demo { .. }
             | Self::Help(_)
-            | Self::Completions(_) => None,
+            | Self::Completions(_)
+            | Self::Status(_)
+            | Self::Reload(_)
+            | Self::Backend(_) => None,
             Self::Plan(_) => Some("plan"),
-            Self::Reload(_) => Some("reload"),
-            Self::Status(_) => Some("status"),
             Self::Top(_) => Some("top"),
             Self::Sessions(_) => Some("sessions"),
             Self::Explain(_) => Some("explain"),
-            Self::Backend(_) => Some("backend"),
             Self::Scale(_) => Some("scale"),
             Self::Simulate(_) => Some("simulate"),
             Self::Upgrade(_) => Some("upgrade"),
+        }
+    }
+
+    /// What it asks of a running process, or tells it, if it does.
+    pub const fn client(&self) -> Option<Client<'_>> {
+        match self {
+            Self::Status(asks) => Some(Client::Status(asks)),
+            Self::Reload(asks) => Some(Client::Reload(asks)),
+            Self::Backend(backend) => Some(Client::Backend(backend)),
+            _ => None,
         }
     }
 }
@@ -183,12 +192,9 @@ mod tests {
         let help = Cli::command().render_long_help().to_string();
         for name in [
             "plan x.toml",
-            "reload",
-            "status --json",
             "top",
             "sessions --pool p",
             "explain --listener a --source 1.2.3.4:5",
-            "backend drain p b --wait",
             "scale p auto",
             "simulate --trace steady",
             "upgrade",

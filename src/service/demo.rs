@@ -125,7 +125,8 @@ fn start_balancer(
     backends: &[Backend],
 ) -> io::Result<(Handle, mpsc::Receiver<()>)> {
     let mut text = format!(
-        "[[listener]]\nname = \"demo\"\nbind = \"{address}\"\npool = \"tokens\"\n\
+        "[global]\nadmin_socket = \"\"\n\
+         [[listener]]\nname = \"demo\"\nbind = \"{address}\"\npool = \"tokens\"\n\
          [pool.tokens]\nbalance = \"least_connections\"\n\
          [pool.tokens.health]\ninterval = \"500ms\"\nfast_interval = \"200ms\"\n\
          down_interval = \"500ms\"\ntimeout = \"500ms\"\n"

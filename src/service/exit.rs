@@ -13,6 +13,8 @@ pub enum Exit {
     Usage = 2,
     /// Invalid configuration.
     Configuration = 3,
+    /// No running process answered.
+    NoProcess = 4,
 }
 
 impl From<Exit> for ExitCode {

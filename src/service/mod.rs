@@ -1,6 +1,7 @@
 //! Floor 4: the process: command line, logging, signals, systemd, exit codes.
 
 pub mod cli;
+mod client;
 mod demo;
 pub mod exit;
 pub mod help;

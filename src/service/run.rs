@@ -7,7 +7,7 @@ use clap::{CommandFactory as _, Parser};
 
 use super::cli::{Cli, Command, Run, Source as Named};
 use super::exit::Exit;
-use super::{demo, help, logging, signals, systemd};
+use super::{client, demo, help, logging, signals, systemd};
 use crate::config::plan::{self, Plan};
 use crate::control::handle::requests;
 use crate::control::loader::{self, LoadError, Source};
@@ -21,6 +21,9 @@ pub fn run() -> Exit {
     if let Some(name) = cli.command.not_supported_yet() {
         eprintln!("evenkeel {name}: not supported yet");
         return Exit::Usage;
+    }
+    if let Some(command) = cli.command.client() {
+        return client::run(&command);
     }
     match cli.command {
         Command::Check { file } => check(&file),

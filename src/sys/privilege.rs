@@ -1,9 +1,10 @@
 //! Giving up privileges, for good.
 
 use std::io;
+use std::path::Path;
 
 use nix::unistd::{
-    Gid, Group, Uid, User, getegid, geteuid, getgid, getuid, setgid, setgroups, setuid,
+    Gid, Group, Uid, User, chown, getegid, geteuid, getgid, getuid, setgid, setgroups, setuid,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_keep_capabilities,
@@ -36,6 +37,13 @@ impl Keep {
         let candidates = [CapabilitySet::NET_ADMIN, CapabilitySet::NET_RAW];
         let kept = candidates.into_iter().find(|one| held.contains(*one));
         Ok(kept.unwrap_or_else(CapabilitySet::empty))
+    }
+}
+
+impl Account {
+    /// Gives it a file.
+    pub fn own(&self, path: &Path) -> io::Result<()> {
+        Ok(chown(path, Some(self.user), Some(self.group))?)
     }
 }
 

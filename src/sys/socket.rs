@@ -101,6 +101,14 @@ pub fn check_free(address: SocketAddr, v6_only: bool) -> io::Result<()> {
 /// that a stale file is replaced at once and a live one never disappears. A socket somebody still
 /// listens on is refused with `AddrInUse`, a file that is no socket with `AlreadyExists`.
 pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    listen_unix_as(path, |_| Ok(()))
+}
+
+/// The same, after `prepare` has changed the file, which nobody can connect to before.
+pub fn listen_unix_as(
+    path: &Path,
+    prepare: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
@@ -114,8 +122,8 @@ pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     let temporary = PathBuf::from(temporary);
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     socket.bind(&SockAddr::unix(&temporary)?)?;
-    let renamed = socket
-        .listen(BACKLOG)
+    let renamed = prepare(&temporary)
+        .and_then(|()| socket.listen(BACKLOG))
         .and_then(|()| std::fs::rename(&temporary, path));
     if let Err(error) = renamed {
         // Nothing more can be done about a temporary file that cannot be removed either.

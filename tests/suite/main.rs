@@ -19,6 +19,7 @@
 mod harness;
 
 mod access_log;
+mod admin;
 mod admission;
 mod balancing;
 mod cases;

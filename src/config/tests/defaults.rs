@@ -26,6 +26,7 @@ fn defaults_are_those_of_the_contract() {
     let expected = Plan {
         global: Global {
             access_log: None,
+            admin_socket: AdminSocket::Default,
             workers: None,
             max_connections: None,
             drain_timeout: seconds(300),

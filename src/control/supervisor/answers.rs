@@ -1,16 +1,19 @@
 //! Answers to what tasks of the control plane ask.
 
+use tokio::task::LocalSet;
+
 use super::Supervisor;
 use crate::control::handle::Question;
 use crate::control::status::{Activity, Status, View};
 
 impl Supervisor {
     /// Answers at once, or sees to it that an answer comes.
-    pub(super) fn answer(&mut self, question: Question) {
+    pub(super) async fn answer(&mut self, question: Question, tasks: &LocalSet) {
         // Who has gone meanwhile needs no answer.
         match question {
             Question::Status(reply) => drop(reply.send(self.status())),
             Question::Reload(reply) => self.ask_for_reload(Some(reply)),
+            Question::Backend(order, reply) => drop(reply.send(self.obey(&order, tasks).await)),
         }
     }
 
@@ -22,7 +25,7 @@ impl Supervisor {
         let view = View {
             generation: self.generation,
             activity,
-            plan: &self.plan,
+            plan: &self.loaded.plan,
             registry: &self.registry,
             sockets: &self.sockets,
             probers: &self.probers,

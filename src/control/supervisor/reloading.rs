@@ -134,7 +134,7 @@ impl Supervisor {
         tasks: &LocalSet,
     ) -> Result<String, Failure> {
         let loaded = loaded?;
-        let changes = diff(&self.plan, &loaded.plan);
+        let changes = diff(&self.loaded.plan, &loaded.plan);
         if let Some(change) = changes.iter().find(|change| change.needs_restart()) {
             return Err(Failure(change.to_string()));
         }
@@ -143,11 +143,13 @@ impl Supervisor {
         let wanted = loaded.plan.global.access_log.as_ref();
         let writer = self.access_log.next(wanted, self.shared.epoch).await;
         let writer = writer.map_err(Failure)?;
+        let socket = self.admin.next(&loaded.plan.global).map_err(Failure)?;
         let opened = self
             .sockets
             .open(&loaded.plan)
             .map_err(|error| Failure(error.to_string()))?;
         self.install(loaded, opened, writer, tasks).await?;
+        self.admin.put_in_force(socket, tasks);
         self.shared.max_connections.store(max, Relaxed);
         for change in &changes {
             log::debug!("reload: {change}");
@@ -198,7 +200,7 @@ impl Supervisor {
         }
         self.registry.commit(&loaded.plan, &pools, now);
         self.probers.follow(&pools, &loaded.trust, tasks);
-        self.plan = loaded.plan;
+        self.loaded = loaded;
         self.access_log.put_in_force(writer);
         Ok(())
     }

@@ -13,7 +13,7 @@ pub(super) enum Standard {
     Well,
     /// Who is up, ejected or not: nobody is well.
     Up,
-    /// Everybody: nobody is up.
+    /// Everybody: nobody is up. But an operator's word always holds.
     Any,
 }
 
@@ -47,11 +47,12 @@ impl Candidates<'_> {
     #[inline(always)]
     pub(super) fn is_available(&self, nth: usize) -> bool {
         let state = &self.member(nth).state;
-        match self.standard {
+        let is_well_enough = match self.standard {
             Standard::Well => state.is_up() && !state.traffic.is_ejected(self.now),
             Standard::Up => state.is_up(),
             Standard::Any => true,
-        }
+        };
+        is_well_enough && state.is_ready()
     }
 
     /// Whether the `nth` member can take this client now.

@@ -15,6 +15,7 @@ use super::random::Weights;
 use super::rendezvous::Names;
 use super::round_robin::RoundRobin;
 use super::{first, power_of_two};
+use crate::lb::admin::Admin;
 use crate::lb::backend::{BackendState, Lease};
 use crate::lb::health::outlier::{self, Ejection};
 use crate::lb::health::panic::{Change, Panic};
@@ -184,11 +185,12 @@ impl Balancer {
         self.settings.panic_threshold > 0.0 && self.panic.is_on()
     }
 
-    /// The share of the primaries' weight that is well.
+    /// The share of the primaries' weight that is well, of those that may be used at all.
     fn share_well(&self, now: Tick) -> f64 {
         let (mut well, mut all) = (0.0, 0.0);
-        for &place in &self.primaries.members {
-            let member = &self.members[usize::from(place)];
+        let primaries = self.primaries.members.iter();
+        let primaries = primaries.map(|&place| &self.members[usize::from(place)]);
+        for member in primaries.filter(|member| member.state.is_ready()) {
             let weight = f64::from(member.weight);
             all += weight;
             if member.state.is_up() && !member.state.traffic.is_ejected(now) {
@@ -204,10 +206,10 @@ impl Balancer {
     }
 
     /// Reserves a slot on one member, whatever its weight: who asks for it has been there before.
-    /// `None` if it is down or full.
+    /// `None` if it is down, by its health or by order, or full.
     pub fn take(&self, index: u16) -> Option<Picked> {
         let member = self.members.get(usize::from(index))?;
-        if !member.state.is_up() {
+        if !member.state.is_up() || member.state.orders.admin() == Admin::Down {
             return None;
         }
         let lease = member.state.reserve(member.max_connections)?;
@@ -327,7 +329,8 @@ impl Balancer {
 
     fn may_eject(&self, backend: &Arc<BackendState>, now: Tick) -> bool {
         let (mut members, mut ejected, mut well) = (0, 0, 0);
-        for member in self.members.iter().filter(|member| member.weight > 0) {
+        let in_use = |member: &&Member| member.weight > 0 && member.state.is_ready();
+        for member in self.members.iter().filter(in_use) {
             let state = &member.state;
             members += 1;
             if state.traffic.is_ejected(now) {

@@ -39,8 +39,8 @@ pub struct Flags {
     /// How long a stop waits for sessions to end, such as 30s
     #[arg(long, value_name = "DURATION")]
     drain_timeout: Option<String>,
-    /// Known, and not supported yet
-    #[arg(long, value_name = "PATH", hide = true)]
+    /// Where the admin socket is [default: /run/evenkeel/admin.sock, where that can be]
+    #[arg(long, value_name = "PATH")]
     admin: Option<String>,
     /// Known, and not supported yet
     #[arg(long, value_name = "ADDR", hide = true)]
@@ -273,7 +273,7 @@ mod tests {
             ),
             (
                 "--listen tcp://127.0.0.1:1 --backend a:1 --health http:health --admin x --http y",
-                "--admin x: `admin_socket` is not supported yet; remove it or set it to \"\"\n\
+                "--admin x: \"x\" is not an absolute path; write /PATH\n\
                  --http y: `http` is not supported yet; remove it or set it to \"\"\n\
                  --health http:health: \"health\" is no path; begin it with /, and write what no \
                  path can hold as % and two hexadecimal digits",

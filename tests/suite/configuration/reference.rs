@@ -332,6 +332,11 @@ fn cfg_10_defaults_are_what_the_reference_says() {
     // The defaults that the reference tells in words.
     let told = [
         (
+            "[global]",
+            "admin_socket",
+            "/run/evenkeel/admin.sock, where that can be",
+        ),
+        (
             "[pool.p.health]",
             "type",
             "tcp; none for a pool that serves UDP only",

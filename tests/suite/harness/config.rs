@@ -25,6 +25,7 @@ impl Config {
             global: vec![
                 format!("workers = {}", axis.workers),
                 format!("splice = \"{}\"", axis.splice),
+                "admin_socket = \"\"".to_owned(), // many processes run at a time
             ],
             listener: vec![format!("bind = \"{}\"", axis.family.any())],
             pool: Vec::new(),

@@ -4,6 +4,7 @@
 //! Rules of a case: port 0, no fixed time, a seed that is printed, and [`Proxy::finish`] at its end,
 //! which looks at the process as a whole.
 
+pub mod admin;
 pub mod axis;
 pub mod backend;
 pub mod clients;

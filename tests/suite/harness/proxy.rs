@@ -52,7 +52,7 @@ impl Proxy {
     #[track_caller]
     pub fn start_with(config: &Config, change: impl FnOnce(Command) -> Command) -> Self {
         let folder = Folder::new();
-        std::fs::write(folder.config(), config.text()).expect("a writable folder");
+        std::fs::write(folder.config(), folder.fill(config)).expect("a writable folder");
         let mut command = Command::new(NAME);
         command.arg("run").arg("-c").arg(folder.config());
         command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
@@ -158,7 +158,7 @@ impl Proxy {
     /// Puts a configuration in force, or says why not.
     #[track_caller]
     pub fn reload(&self, config: &Config) -> Result<String, String> {
-        self.write(config.text().as_bytes());
+        self.write(self.folder.fill(config).as_bytes());
         self.reload_file()
     }
 
@@ -400,6 +400,12 @@ impl Folder {
 
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// The text of a configuration, with this folder where it says @FOLDER@.
+    pub fn fill(&self, config: &Config) -> String {
+        let folder = self.0.display().to_string();
+        config.text().replace("@FOLDER@", &folder)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Balance quality, disruption, limits and refusals, for every policy.
 
+mod admin;
 mod ejection;
 mod panic;
 mod returning;

@@ -1,0 +1,70 @@
+//! What is said over the admin socket, beside [`Status`](crate::control::status::Status).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// An order for a backend: the body of `POST /v1/backend`, such as
+/// `{"pool": "llama", "backend": "gpu-1", "what": "drain"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// The name of its pool.
+    pub pool: String,
+    /// Its name.
+    pub backend: String,
+    /// What it is to do.
+    pub what: What,
+}
+
+/// What a backend is to do. It holds until another order, over reloads too, as long as the backend is
+/// in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// Take new sessions as its health says.
+    Ready,
+    /// Take no new sessions, and keep those that it has.
+    Drain,
+    /// Take no new sessions; those that it has are reset, at once or when `on_down` says so.
+    Down,
+    /// Lose the sessions that it has: they are reset now.
+    Cut,
+    /// Have this weight, whatever the configuration says; `{"weight": null}` = what that says.
+    Weight(Option<u16>),
+}
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// For people.
+    pub message: String,
+}
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// For people, on one line or more.
+    pub error: String,
+}
+
+/// On one line, whatever the names hold.
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (pool, backend) = (self.pool.escape_debug(), self.backend.escape_debug());
+        write!(f, "backend \"{pool}/{backend}\" {}", self.what)
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready => f.write_str("ready"),
+            Self::Drain => f.write_str("drain"),
+            Self::Down => f.write_str("down"),
+            Self::Cut => f.write_str("cut"),
+            Self::Weight(None) => f.write_str("weight as configured"),
+            Self::Weight(Some(weight)) => write!(f, "weight {weight}"),
+        }
+    }
+}
