@@ -28,6 +28,7 @@ mod connecting;
 mod endurance;
 mod health;
 mod hostile;
+mod phases;
 mod placement;
 mod queue;
 mod real;
