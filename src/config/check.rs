@@ -27,6 +27,7 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
     check_listeners(&model, problems);
     check_binds(&model.listeners, problems);
     for pool in &model.pools {
+        check_limits(pool, problems);
         check_balance(pool, problems);
         health::check(pool, model.exec_probes, problems);
         check_backends(pool, problems);
@@ -207,6 +208,18 @@ fn check_balance(pool: &model::Pool, problems: &Problems) {
         } else {
             seen.push(&part.value);
         }
+    }
+}
+
+fn check_limits(pool: &model::Pool, problems: &Problems) {
+    let (soft, most) = (&pool.soft_connections, pool.max_connections);
+    if most != 0 && soft.value > most {
+        let what = format!(
+            "`soft_connections` is {}, and no backend has more than {most} by `max_connections`",
+            soft.value
+        );
+        let cure = "write less than `max_connections`";
+        problems.value(soft.at, Wrong::new(what, cure));
     }
 }
 
@@ -407,6 +420,8 @@ fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
             load_factor: pool.load_factor.value,
             fail_open: pool.fail_open,
             panic_threshold: pool.panic_threshold,
+            counts: pool.counts,
+            soft_connections: pool.soft_connections.value,
             slow_start: pool.slow_start,
             outlier: pool.outlier,
         },
@@ -414,6 +429,7 @@ fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
         retries: pool.retries,
         idle_timeout: pool.idle_timeout,
         half_close_timeout: pool.half_close_timeout,
+        phase: pool.phase,
         on_down: pool.on_down,
         refuse: pool.refuse,
         queue: pool.queue,

@@ -448,6 +448,21 @@ mod tests {
         ),
         (
             POOL,
+            "[pool.p]\nbalance = \"least_busy\"\n",
+            "pool p: balance hash → least_busy",
+        ),
+        (
+            POOL,
+            "[pool.p]\nbusy_linger = \"1m\"\nbusy_min_bytes = 64\n",
+            "pool p: busy_linger 2s → 1m, busy_min_bytes 0 → 64",
+        ),
+        (
+            POOL,
+            "[pool.p]\nlimit_counts = \"busy\"\nsoft_connections = 6\n",
+            "pool p: limit_counts open → busy, soft_connections 0 → 6",
+        ),
+        (
+            POOL,
             "[pool.p]\non_down = \"drain:1m\"\n",
             "pool p: on_down keep → drain:1m",
         ),

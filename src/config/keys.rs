@@ -26,6 +26,8 @@ pub(super) const MAX_STREAK: u64 = 1000;
 pub(super) const MAX_LOAD_FACTOR: f64 = 10.0;
 /// A table of more keys takes gigabytes.
 const MAX_ENTRIES: u64 = 10_000_000;
+/// What a ping has at most, with much to spare.
+const MAX_BUSY_BYTES: u64 = 64 * 1024;
 /// The largest limit on connections.
 const MAX_CONNECTIONS: u64 = u32::MAX as u64;
 
@@ -195,7 +197,6 @@ const TRUE: Default = Default::Is(Value::Flag(true));
 const FALSE: Default = Default::Is(Value::Flag(false));
 const NO_TEXTS: Default = Default::Is(Value::Texts(&[]));
 const EMPTY: &[Value<'static>] = &[Value::Text("")];
-const ZERO: &[Value<'static>] = &[Value::Whole(0)];
 const FIVE_TUPLE: &[&str] = &[
     "source_ip",
     "source_port",
@@ -207,6 +208,8 @@ const BALANCES: &[&str] = &[
     "rendezvous",
     "round_robin",
     "least_connections",
+    "least_busy",
+    "least_latency",
     "power_of_two",
     "random",
     "first",
@@ -282,7 +285,7 @@ pub(super) const LISTENER: Section = Section {
 pub(super) const POOL: Section = Section {
     header: "[pool.NAME]",
     rows: &[
-        row("balance", word(BALANCES, &["least_busy", "least_latency"]), text("hash"),
+        row("balance", word(BALANCES, &[]), text("hash"),
             "How a backend is chosen"),
         row("hash_key", Takes::List("source_ip, source_port, destination_ip, destination_port, \
             source_net/N, sni, alpn, http_path, http_header/NAME, first_bytes/N, proxy_tlv/TYPE"),
@@ -296,7 +299,19 @@ pub(super) const POOL: Section = Section {
             "Further backends tried when a connect fails"),
         row("idle_timeout", TIME, text("1h"), "Without a byte either way a session is reset"),
         row("half_close_timeout", TIME, text("5m"), "The same once one side has finished"),
-        row("max_connections", LIMIT, whole(0), "Sessions open at once per backend; 0 = no limit"),
+        row("busy_linger", TIME, text("2s"),
+            "For how long after its backend has sent something, or after it has begun, a session counts \
+            as busy. From its client's first byte until its backend answers it does so too"),
+        row("busy_min_bytes", Takes::Whole(0, MAX_BUSY_BYTES), whole(0),
+            "Fewer bytes at once than this, such as those of a ping, make no idle session busy, whoever \
+            sends them; 0 = any do"),
+        row("max_connections", LIMIT, whole(0),
+            "Sessions at once per backend that new ones are given; 0 = no limit"),
+        row("soft_connections", LIMIT, whole(0),
+            "Backends that have fewer sessions than this are preferred to all others; 0 = no such thing"),
+        row("limit_counts", word(&["open", "busy"], &[]), text("open"),
+            "Which sessions count for `max_connections`, `soft_connections` and `load_factor`: all that are \
+            open, or those that are busy. An idle session that becomes busy again is not held back"),
         row("on_down", Takes::Form("\"keep\", \"reset\" or \"drain:DURATION\""), text("keep"),
             "What happens to the sessions of a backend that goes down"),
         row("fail_open", Takes::Flag, TRUE, "All backends down: use all, rather than refuse"),
@@ -329,9 +344,6 @@ pub(super) const POOL: Section = Section {
         row("backend", Takes::Table, Default::Required, "The backends"),
         later("max_lifetime", EMPTY),
         later("max_lifetime_jitter", EMPTY),
-        later("busy_linger", &[]),
-        later("soft_connections", ZERO),
-        later("limit_counts", &[Value::Text("open")]),
         later("discover", &[]),
         later("scale", &[]),
     ],
@@ -381,7 +393,7 @@ pub(super) const BACKEND: Section = Section {
         row("weight", Takes::Whole(0, 65_535), whole(100),
             "Its share relative to the others; 0 = no new sessions"),
         row("max_connections", LIMIT, Default::Told("the pool's"),
-            "Sessions open at once; 0 = no limit"),
+            "Sessions at once, as the pool's; 0 = no limit"),
         row("backup", Takes::Flag, Default::Is(Value::Flag(false)),
             "Used only while no other backend is available"),
         row("server_id", Takes::Form("pairs of hexadecimal digits"), text(""),

@@ -25,11 +25,13 @@ use super::reader::{Reader, Written};
 use crate::lb::admission::access::Prefix;
 use crate::lb::admission::queue;
 use crate::lb::admission::source::{Limits, Pace};
+use crate::lb::backend::Counts;
 use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick::Policy;
 use crate::lb::balance::route::Rule;
 use crate::lb::health::outlier;
 use crate::lb::traffic::flow::{Answers, Rules};
+use crate::lb::traffic::phase;
 use crate::wire::proxy_header::parse::Versions;
 use crate::wire::quic::{SERVER_ID_MAX, ServerId};
 
@@ -92,6 +94,9 @@ pub(super) struct Pool {
     pub(super) idle_timeout: Duration,
     pub(super) half_close_timeout: Duration,
     pub(super) max_connections: u32,
+    pub(super) soft_connections: Written<u32>,
+    pub(super) counts: Counts,
+    pub(super) phase: phase::Rules,
     pub(super) on_down: OnDown,
     pub(super) refuse: Refuse,
     pub(super) queue: Queue,
@@ -285,6 +290,19 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
         idle_timeout: reader.duration("idle_timeout").value,
         half_close_timeout: reader.duration("half_close_timeout").value,
         max_connections: reader.whole("max_connections"),
+        soft_connections: Written {
+            value: reader.whole("soft_connections"),
+            at: reader.place("soft_connections"),
+            given: true,
+        },
+        counts: match reader.word("limit_counts").value {
+            "busy" => Counts::Busy,
+            _ => Counts::Open,
+        },
+        phase: phase::Rules {
+            linger: reader.duration("busy_linger").value,
+            min_bytes: reader.whole("busy_min_bytes"),
+        },
         on_down: reader
             .parsed("on_down", health::on_down)
             .map_or(OnDown::Keep, |found| found.value),
@@ -405,6 +423,8 @@ fn policy(word: &'static str) -> Policy {
         "rendezvous" => Policy::Rendezvous,
         "round_robin" => Policy::RoundRobin,
         "least_connections" => Policy::LeastConnections,
+        "least_busy" => Policy::LeastBusy,
+        "least_latency" => Policy::LeastLatency,
         "power_of_two" => Policy::PowerOfTwo,
         "random" => Policy::Random,
         "first" => Policy::First,

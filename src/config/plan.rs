@@ -16,6 +16,7 @@ use crate::lb::balance::key::KeyPart;
 use crate::lb::balance::pick;
 use crate::lb::balance::route::Rule;
 use crate::lb::traffic::flow::Rules;
+use crate::lb::traffic::phase;
 use crate::wire::proxy_header::parse::Versions;
 use crate::wire::proxy_header::{Ends, Header, Transport};
 use crate::wire::quic::ServerId;
@@ -230,6 +231,8 @@ pub struct Pool {
     pub idle_timeout: Duration,
     /// The same once one side has finished.
     pub half_close_timeout: Duration,
+    /// When a session is busy.
+    pub phase: phase::Rules,
     /// What happens to sessions of a backend that goes down.
     pub on_down: OnDown,
     /// What a refused client gets.
@@ -358,7 +361,7 @@ pub struct Backend {
     pub address: Address,
     /// 0 = no new sessions.
     pub weight: u16,
-    /// Hard limit on open sessions; 0 = none.
+    /// Hard limit on sessions; 0 = none.
     pub max_connections: u32,
     /// Used only while no primary is available.
     pub backup: bool,

@@ -15,9 +15,11 @@ use super::plan::{
 use super::units::show;
 use crate::lb::admission::queue;
 use crate::lb::admission::source::Limits;
+use crate::lb::backend::Counts;
 use crate::lb::balance::pick;
 use crate::lb::balance::route::Rule;
 use crate::lb::traffic::flow::{Answers, Rules};
+use crate::lb::traffic::phase;
 use crate::wire::proxy_header::parse::Versions;
 
 /// Collects the settings that differ.
@@ -175,6 +177,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         retries,
         idle_timeout,
         half_close_timeout,
+        phase,
         on_down,
         refuse,
         queue,
@@ -195,6 +198,9 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         half_close_timeout,
         &new.half_close_timeout,
     );
+    let phase::Rules { linger, min_bytes } = phase;
+    found.time("busy_linger", linger, &new.phase.linger);
+    found.plain("busy_min_bytes", min_bytes, &new.phase.min_bytes);
     found.compare("on_down", on_down, &new.on_down, on_down_word);
     found.compare("refuse", refuse, &new.refuse, |refuse| match refuse {
         Refuse::Reset => "reset".to_owned(),
@@ -241,6 +247,8 @@ fn balance_settings(old: &pick::Settings, new: &pick::Settings, found: &mut Diff
         load_factor,
         fail_open,
         panic_threshold,
+        counts,
+        soft_connections,
         slow_start,
         outlier,
     } = old;
@@ -254,6 +262,15 @@ fn balance_settings(old: &pick::Settings, new: &pick::Settings, found: &mut Diff
     found.plain("fail_open", fail_open, &new.fail_open);
     let threshold = &new.panic_threshold;
     found.plain("panic_threshold", panic_threshold, threshold);
+    found.compare("limit_counts", counts, &new.counts, |counts| {
+        match counts {
+            Counts::Open => "open",
+            Counts::Busy => "busy",
+        }
+        .to_owned()
+    });
+    let soft = &new.soft_connections;
+    found.plain("soft_connections", soft_connections, soft);
     found.time("slow_start", slow_start, &new.slow_start);
     health::compare_outlier(outlier, &new.outlier, found);
 }

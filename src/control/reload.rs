@@ -307,14 +307,17 @@ fn log_backend(
     let last_probe = last_probe.map_or_else(String::new, |(finding, ago)| {
         format!(", last probe {} ms ago: {finding}", ago.as_millis())
     });
+    let load = state.load();
     log::info!(
         "backend \"{pool}/{name}\": sessions {}, connect failures {}, bytes to backend {}, \
-         bytes to client {}, open {}{last_probe}",
+         bytes to client {}, answers {}, open {}, busy {}{last_probe}",
         state.sessions.load(Relaxed),
         state.connect_failures.load(Relaxed),
         state.bytes[0].load(Relaxed),
         state.bytes[1].load(Relaxed),
-        state.open()
+        state.meters.snapshot().0.count(),
+        load.open,
+        load.busy
     );
 }
 

@@ -184,7 +184,9 @@ pub struct Backend {
     pub weight_configured: u16,
     /// Sessions open or reserved now.
     pub open: u32,
-    /// Open at most; 0 = no limit.
+    /// Those of them that are busy.
+    pub busy: u32,
+    /// How many there may be at most, of the open ones or of the busy ones; 0 = no limit.
     pub max_connections: u32,
     /// Sessions established since the start.
     pub sessions: u64,
@@ -192,6 +194,10 @@ pub struct Backend {
     pub connect_failures: u64,
     /// How long connects took that succeeded.
     pub connected: Durations,
+    /// From the first byte of a question to the first of its answer, in whole milliseconds.
+    pub first_byte: Durations,
+    /// Between one chunk of an answer and the next, where it is a millisecond or more.
+    pub gap: Durations,
     /// Sent to it.
     pub bytes_to_backend: u64,
     /// Sent to clients by it.
@@ -397,6 +403,8 @@ impl View<'_> {
 
     fn backend(&self, plan: &plan::Backend, member: &Member, now: Tick) -> Backend {
         let state = &member.state;
+        let now_on_it = state.load();
+        let (first_byte, gap) = state.meters.snapshot();
         let is_ejected = state.traffic.is_ejected(now);
         let ejected_for = || state.traffic.ejected_until().since(now).as_secs_f64();
         let [bytes_to_backend, bytes_to_client] = state.bytes.each_ref().map(load);
@@ -415,11 +423,14 @@ impl View<'_> {
             ejected_for_s: is_ejected.then(ejected_for),
             weight: member.weight,
             weight_configured: plan.weight,
-            open: state.open(),
+            open: now_on_it.open,
+            busy: now_on_it.busy,
             max_connections: member.max_connections,
             sessions: state.sessions.load(Relaxed),
             connect_failures: state.connect_failures.load(Relaxed),
             connected: Durations::of(&state.connect_time),
+            first_byte: Durations(first_byte),
+            gap: Durations(gap),
             bytes_to_backend,
             bytes_to_client,
             datagrams_to_backend,

@@ -11,6 +11,8 @@ use super::access_log::{Ending, History};
 use super::mailbox::{Active, Barred, Reports};
 use super::pipes::Pipes;
 use super::tally::Tally;
+use super::worker::Settings;
+use crate::config::plan::Splice;
 use crate::lb::log_rate::{Admit, LogRate};
 use crate::lb::rng::Rng;
 use crate::lb::time::Tick;
@@ -21,6 +23,8 @@ use crate::wire::proxy_header::Transport;
 
 /// A worker's tools, one of each.
 pub(super) struct Kit {
+    /// The place of the worker among all.
+    pub(super) worker: usize,
     /// Read once a turn.
     pub(super) now: Tick,
     /// The same, exactly: for what takes less than a tick.
@@ -45,17 +49,23 @@ pub(super) struct Kit {
 }
 
 impl Kit {
-    pub(super) fn new(seed: u64, pipes: u32, reports: Reports, carriage: Carriage) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let carriage = match settings.splice {
+            Splice::Auto => Carriage::Adaptive,
+            Splice::Always => Carriage::Splice,
+            Splice::Off => Carriage::Copy,
+        };
         Self {
+            worker: settings.index,
             now: Tick::ZERO,
             now_exactly: Duration::ZERO,
             active: Arc::default(),
             heard: Tick::ZERO,
-            rng: Rng::new(seed),
+            rng: Rng::new(settings.seed),
             wheel: Wheel::new(Tick::ZERO),
-            pipes: Pipes::new(pipes),
+            pipes: Pipes::new(settings.pipes),
             scratch: vec![0; COPY_BYTES_MAX as usize].into_boxed_slice(),
-            reports,
+            reports: Arc::clone(&settings.reports),
             carriage,
             drain: None,
             notices: Notices::default(),

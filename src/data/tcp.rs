@@ -2,7 +2,7 @@
 //!
 //! Every end that is not two clean FINs is a reset of both sockets, so that a transfer that was cut
 //! never looks complete. A side that is to be reset because the other one was first gets what is
-//! still on its way to it ([`Phase::Flushing`]): the kernel drops unsent bytes at a reset.
+//! still on its way to it ([`Stage::Flushing`]): the kernel drops unsent bytes at a reset.
 
 mod connecting;
 
@@ -27,7 +27,9 @@ use super::refuse::refuse;
 use super::stream::Stream;
 use super::token::{SessionKey, Subject, deadline_id};
 use crate::lb::backend::BackendState;
+use crate::lb::balance::pick::Policy;
 use crate::lb::time::Tick;
+use crate::lb::traffic::phase::{Change, Phase};
 use crate::lb::traffic::relay::{Ready, Relay, Side, Verdict};
 
 /// A session.
@@ -38,7 +40,10 @@ pub(super) struct Session {
     relay: Relay,
     /// What came from the client and what came from the backend.
     parked: [Option<Box<Parked>>; 2],
+    stage: Stage,
     phase: Phase,
+    /// Its deadline is no later than the phase ends by itself.
+    is_watched: bool,
     pool: Arc<Pool>,
     admission: Admission,
     last_activity: Tick,
@@ -54,7 +59,7 @@ pub(super) struct Session {
 }
 
 #[derive(Debug)]
-enum Phase {
+enum Stage {
     /// The backend has not answered yet; no client byte has been read.
     Connecting(Box<Attempts>),
     Relaying,
@@ -88,9 +93,9 @@ impl Session {
         registry: &Registry,
         kit: &mut Kit,
     ) -> Fate {
-        match (&self.phase, side) {
-            (Phase::Connecting(_), Side::Backend) => self.on_connect(key, ready, registry, kit),
-            (Phase::Connecting(_), Side::Client) => {
+        match (&self.stage, side) {
+            (Stage::Connecting(_), Side::Backend) => self.on_connect(key, ready, registry, kit),
+            (Stage::Connecting(_), Side::Client) => {
                 self.relay.on_ready(side, ready);
                 if ready.failed {
                     Fate::End(End::Reset(side))
@@ -98,11 +103,11 @@ impl Session {
                     Fate::Wait
                 }
             }
-            (Phase::Relaying, _) => {
+            (Stage::Relaying, _) => {
                 self.relay.on_ready(side, ready);
                 self.run(key, kit)
             }
-            (Phase::Flushing(flush), _) => {
+            (Stage::Flushing(flush), _) => {
                 self.relay.on_ready(side, ready);
                 match self.relay.verdict() {
                     Verdict::Drop => Fate::End(End::Reset(flush.side.other())),
@@ -115,11 +120,11 @@ impl Session {
     /// Moves bytes both ways and looks what has become of the session.
     #[inline(always)]
     pub(super) fn run(&mut self, key: SessionKey, kit: &mut Kit) -> Fate {
-        if !matches!(self.phase, Phase::Relaying) {
+        if !matches!(self.stage, Stage::Relaying) {
             return Fate::Wait;
         }
         let mut carried = Carried::default();
-        let before = self.relay.received(Side::Backend);
+        let before = Side::BOTH.map(|side| self.relay.received(side));
         for from in Side::BOTH {
             let (source, sink) = match from {
                 Side::Client => (&self.client, &self.leg.stream),
@@ -138,15 +143,7 @@ impl Session {
             carried.cut_short |= one_way.cut_short;
         }
         if carried.moved {
-            self.last_activity = kit.now;
-            self.leg.on_bytes(&self.relay);
-            if !self.is_noted {
-                self.is_noted = true;
-                kit.tally.note(deadline_id(key));
-            }
-        }
-        if self.relay.received(Side::Backend) != before {
-            self.leg.lease.backend().progress(kit.now);
+            self.on_moved(before, key, kit);
         }
         if let Some(history) = &mut self.history {
             history.observe(&self.relay, kit.now);
@@ -156,6 +153,9 @@ impl Session {
                 if !self.is_half_closed && self.relay.is_half_closed() {
                     self.is_half_closed = true;
                     self.last_activity = kit.now; // an end of file is not counted as bytes moved
+                    if self.relay.is_finished(Side::Backend) {
+                        self.let_backend_rest();
+                    }
                     self.arm(key, kit);
                 }
                 if carried.cut_short || self.relay.is_ready() {
@@ -173,6 +173,27 @@ impl Session {
         }
     }
 
+    /// Bytes have moved; it had received so many from each side before.
+    #[inline(always)]
+    fn on_moved(&mut self, before: [u64; 2], key: SessionKey, kit: &mut Kit) {
+        self.last_activity = kit.now;
+        self.leg.on_bytes(&self.relay);
+        if !self.is_noted {
+            self.is_noted = true;
+            kit.tally.note(deadline_id(key));
+        }
+        let [from_client, from_backend] =
+            Side::BOTH.map(|side| self.relay.received(side) - before[side as usize]);
+        if from_backend > 0 {
+            self.leg.lease.backend().progress(kit.now);
+        }
+        let rules = &self.pool.plan.phase;
+        let change = (self.phase).on_bytes(from_client, from_backend, rules, kit.now);
+        if let Some(change) = change {
+            self.on_phase(change, key, kit);
+        }
+    }
+
     /// Its deadline has come, or one that was nearer when it was set.
     pub(super) fn on_deadline(
         &mut self,
@@ -180,6 +201,10 @@ impl Session {
         registry: &Registry,
         kit: &mut Kit,
     ) -> Fate {
+        if matches!(self.stage, Stage::Relaying) {
+            self.phase.look(&self.pool.plan.phase, kit.heard);
+            self.leg.lease.set_busy(self.phase.is_busy());
+        }
         if self.due(key, kit) > kit.heard {
             self.arm(key, kit);
             return Fate::Wait;
@@ -188,31 +213,70 @@ impl Session {
             return Fate::End(End::Cut(Cut::DrainOver));
         }
         let silence = kit.heard.since(self.last_activity);
-        match &self.phase {
-            Phase::Connecting(attempts)
+        match &self.stage {
+            Stage::Connecting(attempts)
                 if kit.heard.since(attempts.since) >= self.pool.plan.connect_timeout =>
             {
                 let error = io::Error::from(io::ErrorKind::TimedOut);
                 self.on_attempt_failed(key, &error, registry, kit)
             }
-            Phase::Flushing(flush) if flush.next <= kit.heard => self.look_at_flush(key, kit),
-            Phase::Relaying if silence >= self.patience() => {
+            Stage::Flushing(flush) if flush.next <= kit.heard => self.look_at_flush(key, kit),
+            Stage::Relaying if silence >= self.patience() => {
                 Fate::End(End::Cut(if self.is_half_closed {
                     Cut::HalfClosed
                 } else {
                     Cut::Idle
                 }))
             }
-            Phase::Connecting(_) | Phase::Flushing(_) | Phase::Relaying => {
+            Stage::Connecting(_) | Stage::Flushing(_) | Stage::Relaying => {
                 Fate::End(End::Cut(Cut::IdleInDrain))
             }
         }
     }
 
     /// Sets its deadline anew, because what it depends on has changed.
-    pub(super) fn arm(&self, key: SessionKey, kit: &mut Kit) {
+    pub(super) fn arm(&mut self, key: SessionKey, kit: &mut Kit) {
         let due = self.due(key, kit);
         kit.wheel.arm(deadline_id(key), due);
+        self.is_watched = self.idle_at().is_some();
+    }
+
+    /// Its phase has changed. Happens at the pace of questions and answers, and at most once in a
+    /// millisecond while an answer goes on.
+    fn on_phase(&mut self, change: Change, key: SessionKey, kit: &mut Kit) {
+        let backend = self.leg.lease.backend();
+        match change {
+            Change::Asked | Change::Spoke => {}
+            Change::WentOn(pause) => {
+                backend.meters.of_worker(kit.worker).gap.observe(pause);
+                return;
+            }
+            Change::Answered(time) => {
+                (backend.meters.of_worker(kit.worker).first_byte).observe(time);
+                if self.pool.plan.balance.policy == Policy::LeastLatency {
+                    backend.latency.observe(time, kit.now);
+                }
+            }
+        }
+        self.leg.lease.set_busy(true);
+        // One deadline is enough for all exchanges within the linger.
+        if !self.is_watched && self.idle_at().is_some() {
+            self.arm(key, kit);
+        }
+    }
+
+    /// Its backend has nothing to do for it any more.
+    fn let_backend_rest(&mut self) {
+        self.phase.on_backend_finished();
+        self.leg.lease.set_busy(false);
+    }
+
+    /// When it is idle by itself.
+    fn idle_at(&self) -> Option<Tick> {
+        match self.stage {
+            Stage::Relaying => self.phase.idle_at(&self.pool.plan.phase),
+            Stage::Connecting(_) | Stage::Flushing(_) => None,
+        }
     }
 
     /// Whether it is on this backend.
@@ -222,9 +286,9 @@ impl Session {
 
     /// Its backend is down and keeps no session. A client that is not connected yet gets another.
     pub(super) fn on_cut(&mut self, key: SessionKey, registry: &Registry, kit: &mut Kit) -> Fate {
-        match self.phase {
-            Phase::Connecting(_) => self.try_another(key, registry, kit),
-            Phase::Relaying | Phase::Flushing(_) => Fate::End(End::Cut(Cut::BackendDown)),
+        match self.stage {
+            Stage::Connecting(_) => self.try_another(key, registry, kit),
+            Stage::Relaying | Stage::Flushing(_) => Fate::End(End::Cut(Cut::BackendDown)),
         }
     }
 
@@ -285,7 +349,7 @@ impl Session {
             ending.backend = Some(self.leg.lease.backend());
             ending.bytes = Side::BOTH.map(|side| self.relay.sent(side));
         }
-        if matches!(self.phase, Phase::Connecting(_)) && ending.backend.is_some() {
+        if matches!(self.stage, Stage::Connecting(_)) && ending.backend.is_some() {
             history.on_attempts(1);
         }
         kit.log_end(&history, end.cause(history.progress()), ending);
@@ -298,15 +362,18 @@ impl Session {
             return Fate::End(End::Reset(side.other()));
         }
         release(std::mem::take(&mut self.parked), &mut kit.pipes);
+        if side == Side::Client {
+            self.let_backend_rest();
+        }
         let flush = Flush::new(side, unacknowledged, kit.now);
-        self.phase = Phase::Flushing(Box::new(flush));
+        self.stage = Stage::Flushing(Box::new(flush));
         self.arm(key, kit);
         Fate::Wait
     }
 
     fn look_at_flush(&mut self, key: SessionKey, kit: &mut Kit) -> Fate {
         let patience = self.pool.plan.half_close_timeout;
-        let Phase::Flushing(flush) = &mut self.phase else {
+        let Stage::Flushing(flush) = &mut self.stage else {
             return Fate::Wait;
         };
         let socket = match flush.side {
@@ -326,10 +393,13 @@ impl Session {
 
     /// When something is to happen to it if nothing happens before.
     fn due(&self, key: SessionKey, kit: &Kit) -> Tick {
-        let due = match &self.phase {
-            Phase::Connecting(attempts) => attempts.since.after(self.pool.plan.connect_timeout),
-            Phase::Relaying => self.last_activity.after(self.patience()),
-            Phase::Flushing(flush) => flush.next,
+        let due = match &self.stage {
+            Stage::Connecting(attempts) => attempts.since.after(self.pool.plan.connect_timeout),
+            Stage::Relaying => {
+                let patience = self.last_activity.after(self.patience());
+                self.idle_at().map_or(patience, |at| at.min(patience))
+            }
+            Stage::Flushing(flush) => flush.next,
         };
         let Some(drain) = kit.drain else { return due };
         let cut = drain.cut_of(deadline_id(key));

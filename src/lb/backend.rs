@@ -5,19 +5,21 @@
 //! atomic of its own because nothing here needs two of them to agree.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::admin::{Admin, Orders};
 use super::health::finding::Outcome;
 use super::health::outlier::Record;
 use super::histogram::Histogram;
 use super::time::Tick;
+use super::traffic::latency::{Latency, Meters};
 
 /// What all threads know of one backend.
 #[derive(Debug)]
 #[repr(C, align(64))] // in this order: all that a choice asks for is in one cache line
 pub struct BackendState {
-    open: AtomicU32,
+    /// A [`Load`].
+    load: AtomicU64,
     up: AtomicBool,
     /// It is back, and has fewer sessions than its share.
     catches_up: AtomicBool,
@@ -30,6 +32,8 @@ pub struct BackendState {
     up_since: AtomicU64,
     /// What its traffic says of it.
     pub traffic: Record,
+    /// How long it takes to answer; kept only where that is asked for.
+    pub latency: Latency,
     /// When it last sent something, in steps of [`PROGRESS_STEP_MS`].
     progress: AtomicU64,
     /// When it last went up or down, in milliseconds, or else when it was first known.
@@ -46,6 +50,8 @@ pub struct BackendState {
     pub connect_time: Histogram,
     /// Ends of probes since the start, by [`Outcome`].
     pub probes: [AtomicU64; Outcome::ALL.len()],
+    /// How it answers.
+    pub meters: Meters,
     pool: Arc<str>,
     name: Arc<str>,
 }
@@ -54,7 +60,7 @@ impl BackendState {
     /// A backend nobody has used yet; `up` is its state before the first probe.
     pub fn new(pool: &str, name: &str, up: bool) -> Self {
         Self {
-            open: AtomicU32::new(0),
+            load: AtomicU64::new(0),
             up: AtomicBool::new(up),
             catches_up: AtomicBool::new(false),
             suspected: AtomicBool::new(false),
@@ -62,6 +68,7 @@ impl BackendState {
             is_known: AtomicBool::new(up),
             up_since: AtomicU64::new(0),
             traffic: Record::default(),
+            latency: Latency::default(),
             progress: AtomicU64::new(0),
             changed: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
@@ -70,6 +77,7 @@ impl BackendState {
             datagrams: Default::default(),
             connect_time: Histogram::default(),
             probes: Default::default(),
+            meters: Meters::default(),
             pool: Arc::from(pool),
             name: Arc::from(name),
         }
@@ -176,44 +184,122 @@ impl BackendState {
         self.progress.load(Relaxed) > since.as_ms() / PROGRESS_STEP_MS
     }
 
-    /// Sessions open or reserved now.
-    pub fn open(&self) -> u32 {
-        self.open.load(Relaxed)
+    /// What it has to do now.
+    #[inline(always)]
+    pub fn load(&self) -> Load {
+        Load::of(self.load.load(Relaxed))
     }
 
-    /// Takes a slot if fewer than `limit` are taken (0 = no limit). The slot is reserved before
-    /// the connect, so `open ≤ limit` holds across workers at every moment.
-    pub fn reserve(self: &Arc<Self>, limit: u32) -> Option<Lease> {
-        self.open
-            .fetch_update(Relaxed, Relaxed, |open| {
-                if limit != 0 && open >= limit {
+    /// Sessions open or reserved now.
+    #[inline(always)]
+    pub fn open(&self) -> u32 {
+        self.load().open
+    }
+
+    /// Those of them that are busy.
+    #[inline(always)]
+    pub fn busy(&self) -> u32 {
+        self.load().busy
+    }
+
+    /// Takes a slot if fewer than `limit` are taken (0 = no limit) of what `counts` says. The slot is
+    /// reserved before the connect, and busy from then on, so the limit holds across workers at every
+    /// moment, for all who come.
+    pub fn reserve(self: &Arc<Self>, limit: u32, counts: Counts) -> Option<Lease> {
+        self.load
+            .fetch_update(Relaxed, Relaxed, |load| {
+                let before = Load::of(load);
+                if limit != 0 && before.counted(counts) >= limit || before.open == u32::MAX {
                     None
                 } else {
-                    open.checked_add(1)
+                    Some(load + ONE_OPEN + ONE_BUSY)
                 }
             })
             .ok()
-            .map(|_| Lease(Arc::clone(self)))
+            .map(|_| Lease {
+                backend: Arc::clone(self),
+                is_busy: true,
+            })
     }
 }
+
+/// What a backend has to do: in one word, so that one write takes a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Sessions and flows.
+    pub open: u32,
+    /// Those of them for which it works: flows, and sessions that are not idle. Never more than
+    /// there are.
+    pub busy: u32,
+}
+
+impl Load {
+    #[inline(always)]
+    fn of(word: u64) -> Self {
+        let low = |word: u64| u32::try_from(word & u64::from(u32::MAX)).expect("masked to 32 bits");
+        Self {
+            open: low(word),
+            busy: low(word >> 32),
+        }
+    }
+
+    /// The one that counts.
+    #[inline(always)]
+    pub const fn counted(self, counts: Counts) -> u32 {
+        match counts {
+            Counts::Open => self.open,
+            Counts::Busy => self.busy,
+        }
+    }
+}
+
+/// What limits count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// Sessions.
+    Open,
+    /// Sessions that are busy.
+    Busy,
+}
+
+const ONE_OPEN: u64 = 1;
+const ONE_BUSY: u64 = 1 << 32;
 
 /// How exactly is known when a backend last sent something.
 const PROGRESS_STEP_MS: u64 = 16;
 
-/// One slot on a backend, given back when it is dropped.
+/// One slot on a backend, given back when it is dropped, and whether it is busy.
 #[derive(Debug)]
-pub struct Lease(Arc<BackendState>);
+pub struct Lease {
+    backend: Arc<BackendState>,
+    is_busy: bool,
+}
 
 impl Lease {
     /// The backend the slot is on.
     pub fn backend(&self) -> &Arc<BackendState> {
-        &self.0
+        &self.backend
+    }
+
+    /// Counts it as busy or not. A slot that becomes busy again passes whatever limit there is on
+    /// these: limits bind those who come.
+    pub fn set_busy(&mut self, is_busy: bool) {
+        if self.is_busy == is_busy {
+            return;
+        }
+        self.is_busy = is_busy;
+        if is_busy {
+            self.backend.load.fetch_add(ONE_BUSY, Relaxed);
+        } else {
+            self.backend.load.fetch_sub(ONE_BUSY, Relaxed);
+        }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Relaxed);
+        let slot = ONE_OPEN + if self.is_busy { ONE_BUSY } else { 0 };
+        self.backend.load.fetch_sub(slot, Relaxed);
     }
 }
 
@@ -224,19 +310,42 @@ mod tests {
     #[test]
     fn slots_are_bounded_and_come_back() {
         let state = Arc::new(BackendState::new("pool", "a", true));
-        let first = state.reserve(2);
-        let second = state.reserve(2);
+        let first = state.reserve(2, Counts::Open);
+        let second = state.reserve(2, Counts::Open);
         assert!(first.is_some() && second.is_some());
-        assert!(state.reserve(2).is_none());
+        assert!(state.reserve(2, Counts::Open).is_none());
         assert_eq!(state.open(), 2);
         drop(first);
         assert!(
-            state.reserve(2).is_some(),
+            state.reserve(2, Counts::Open).is_some(),
             "the temporary lease is returned at once"
         );
         assert_eq!(state.open(), 1);
         drop(second);
         assert_eq!(state.open(), 0);
+    }
+
+    #[test]
+    fn what_is_busy_is_counted_apart_and_given_back_with_its_slot() {
+        let state = Arc::new(BackendState::new("pool", "a", true));
+        let mut first = state.reserve(1, Counts::Busy).unwrap();
+        assert!(state.reserve(1, Counts::Busy).is_none());
+        first.set_busy(false);
+        first.set_busy(false);
+        assert_eq!(state.load(), Load { open: 1, busy: 0 });
+        let second = state.reserve(1, Counts::Busy);
+        assert!(second.is_some());
+        first.set_busy(true);
+        first.set_busy(true);
+        assert_eq!(
+            state.load(),
+            Load { open: 2, busy: 2 },
+            "limits bind newcomers"
+        );
+        drop(first);
+        assert_eq!(state.load(), Load { open: 1, busy: 1 });
+        drop(second);
+        assert_eq!(state.load(), Load { open: 0, busy: 0 });
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use divan::Bencher;
-use evenkeel::lb::backend::BackendState;
+use evenkeel::lb::backend::{BackendState, Counts};
 use evenkeel::lb::balance::key::KeyPart;
 use evenkeel::lb::balance::pick::{Balancer, Client, Member, Policy, Settings};
 use evenkeel::lb::health::outlier;
@@ -41,6 +41,8 @@ fn settings(policy: Policy) -> Settings {
         load_factor: 0.0,
         fail_open: true,
         panic_threshold: 0.0,
+        counts: Counts::Open,
+        soft_connections: 0,
         slow_start: Duration::ZERO,
         outlier: outlier::Settings {
             consecutive_failures: 5,
@@ -80,6 +82,8 @@ picks! {
     rendezvous => Rendezvous,
     round_robin => RoundRobin,
     least_connections => LeastConnections,
+    least_busy => LeastBusy,
+    least_latency => LeastLatency,
     power_of_two => PowerOfTwo,
     random => Random,
     first => First,

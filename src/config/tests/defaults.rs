@@ -1,11 +1,18 @@
 //! What a file that says next to nothing stands for.
 
 use super::*;
+use crate::lb::backend::Counts;
+use crate::lb::traffic::phase;
 
 const DEFAULT_OUTLIER: outlier::Settings = outlier::Settings {
     consecutive_failures: 5,
     eject_time: Duration::from_secs(30),
     max_ejected: 0.5,
+};
+
+const DEFAULT_PHASE: phase::Rules = phase::Rules {
+    linger: Duration::from_secs(2),
+    min_bytes: 0,
 };
 
 fn default_queue() -> Queue {
@@ -48,6 +55,8 @@ fn defaults_are_those_of_the_contract() {
                 load_factor: 0.0,
                 fail_open: true,
                 panic_threshold: 0.0,
+                counts: Counts::Open,
+                soft_connections: 0,
                 slow_start: Duration::ZERO,
                 outlier: DEFAULT_OUTLIER,
             },
@@ -55,6 +64,7 @@ fn defaults_are_those_of_the_contract() {
             retries: 2,
             idle_timeout: seconds(3600),
             half_close_timeout: seconds(300),
+            phase: DEFAULT_PHASE,
             on_down: OnDown::Keep,
             refuse: Refuse::Reset,
             queue: default_queue(),

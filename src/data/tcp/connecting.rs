@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mio::Registry;
 
-use super::{Phase, Session};
+use super::{Session, Stage};
 use crate::data::dial::{dial, on_connect_failed};
 use crate::data::fate::{End, Fate};
 use crate::data::kit::Kit;
@@ -17,6 +17,7 @@ use crate::data::request::{Caller, Request};
 use crate::data::token::{SessionKey, Subject};
 use crate::lb::balance::pick::Picked;
 use crate::lb::time::Tick;
+use crate::lb::traffic::phase::Phase;
 use crate::lb::traffic::relay::{Ready, Relay, Side};
 use crate::wire::proxy_header::Transport;
 
@@ -52,11 +53,13 @@ impl Session {
             leg,
             relay: Relay::new(kit.carriage),
             parked: [None, None],
-            phase: Phase::Connecting(Box::new(Attempts {
+            stage: Stage::Connecting(Box::new(Attempts {
                 caller: request.caller,
                 since: kit.now,
                 since_exactly: kit.now_exactly,
             })),
+            phase: Phase::Opening { since: kit.now },
+            is_watched: false,
             pool: request.pool,
             admission: request.admission,
             last_activity: kit.now,
@@ -89,16 +92,16 @@ impl Session {
         }
         let backend = self.leg.lease.backend();
         backend.sessions.fetch_add(1, Relaxed);
-        if let Phase::Connecting(attempts) = &self.phase {
+        if let Stage::Connecting(attempts) = &self.stage {
             let took = kit.now_exactly.saturating_sub(attempts.since_exactly);
             backend.connect_time.observe(took);
         }
-        let phase = std::mem::replace(&mut self.phase, Phase::Relaying);
+        let stage = std::mem::replace(&mut self.stage, Stage::Relaying);
         if let Some(history) = &mut self.history {
             history.on_attempts(1);
             history.on_connected(kit.now);
         }
-        if let Phase::Connecting(attempts) = phase
+        if let Stage::Connecting(attempts) = stage
             && let Some(header) = self
                 .pool
                 .introduction(Transport::Stream, attempts.caller.told())
@@ -111,6 +114,7 @@ impl Session {
             self.parked[Side::Client as usize] = Some(Box::new(Parked::Bytes { bytes, start: 0 }));
         }
         self.last_activity = kit.now;
+        self.phase = Phase::Opening { since: kit.now };
         self.relay.on_ready(
             Side::Backend,
             Ready {
@@ -147,7 +151,7 @@ impl Session {
         registry: &Registry,
         kit: &mut Kit,
     ) -> Fate {
-        let Phase::Connecting(attempts) = &mut self.phase else {
+        let Stage::Connecting(attempts) = &mut self.stage else {
             return Fate::Wait;
         };
         let caller = &mut attempts.caller;
@@ -179,7 +183,7 @@ impl Session {
 
     /// Its client, if it is not connected yet; its own attempt to connect is given up.
     pub(in crate::data) fn into_request(mut self, registry: &Registry) -> Option<Request> {
-        let Phase::Connecting(attempts) = self.phase else {
+        let Stage::Connecting(attempts) = self.stage else {
             return None;
         };
         // It fails only for a socket that is not registered, and this one is.

@@ -31,7 +31,7 @@ use super::udp::Datagrams;
 use crate::config::plan::Splice;
 use crate::lb::backend::BackendState;
 use crate::lb::time::Tick;
-use crate::lb::traffic::relay::{Carriage, Ready};
+use crate::lb::traffic::relay::Ready;
 
 /// What a worker is told at its start.
 pub struct Settings {
@@ -178,19 +178,14 @@ impl Worker {
         commands: Receiver<Command>,
         mailboxes: Vec<Mailbox>,
     ) -> Self {
-        let carriage = match settings.splice {
-            Splice::Auto => Carriage::Adaptive,
-            Splice::Always => Carriage::Splice,
-            Splice::Off => Carriage::Copy,
-        };
         Self {
+            kit: Kit::new(&settings),
             index: settings.index,
             datagrams: Datagrams::new(Arc::clone(&settings.shared), settings.index),
             shared: settings.shared,
             mailboxes,
             commands,
             poll,
-            kit: Kit::new(settings.seed, settings.pipes, settings.reports, carriage),
             sessions: SlotMap::with_key(),
             arrivals: Arrivals::new(settings.index),
             listeners: Vec::new(),
@@ -369,7 +364,7 @@ impl Worker {
             }
         }
         self.kit.drain = Some(Drain::new(self.kit.now, within));
-        for (key, session) in &self.sessions {
+        for (key, session) in &mut self.sessions {
             session.arm(key, &mut self.kit);
         }
         self.arrivals.drain(&self.kit);

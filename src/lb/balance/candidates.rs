@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::pick::Member;
+use crate::lb::backend::Counts;
 use crate::lb::health::slow_start::{self, WHOLE};
 use crate::lb::time::Tick;
 
@@ -34,6 +35,10 @@ pub(super) struct Candidates<'a> {
     pub(super) ticket: Option<u64>,
     /// The one with less open is preferred, so that one that has come back gets twice its share.
     pub(super) compares: bool,
+    /// What limits count.
+    pub(super) counts: Counts,
+    /// Members that have so much, or the part of it that they may have now, are passed over; 0 = none.
+    pub(super) ceiling: u32,
 }
 
 impl Candidates<'_> {
@@ -58,7 +63,11 @@ impl Candidates<'_> {
     /// Whether the `nth` member can take this client now.
     #[inline(always)]
     pub(super) fn is_eligible(&self, nth: usize) -> bool {
-        self.is_available(nth) && !self.is_tried(nth) && !self.is_full(nth) && self.is_admitted(nth)
+        self.is_available(nth)
+            && !self.is_tried(nth)
+            && self.is_below(nth, self.member(nth).max_connections)
+            && self.is_below(nth, self.ceiling)
+            && self.is_admitted(nth)
     }
 
     #[inline(always)]
@@ -73,10 +82,16 @@ impl Candidates<'_> {
             .filter(|&nth| self.is_eligible(nth))
     }
 
+    /// Whether the `nth` member has less than the part of this limit that it may have now.
     #[inline(always)]
-    fn is_full(&self, nth: usize) -> bool {
-        let member = self.member(nth);
-        member.max_connections != 0 && member.state.open() >= self.limit(nth)
+    fn is_below(&self, nth: usize, limit: u32) -> bool {
+        limit == 0 || self.load(nth) < slow_start::limit(limit, self.part(nth))
+    }
+
+    /// What the `nth` member has of what limits count.
+    #[inline(always)]
+    pub(super) fn load(&self, nth: usize) -> u32 {
+        self.member(nth).state.load().counted(self.counts)
     }
 
     /// How many sessions the `nth` member may have open now; 0 = any number.

@@ -1,9 +1,26 @@
-//! Fewest open sessions per weight; equals take turns. O(n): it looks at everybody, once.
+//! The least of something per weight; equals take turns. O(n): it looks at everybody, once.
+//!
+//! Everybody, and not two of them: in a pool of few, two that are drawn are often not the one that is
+//! idle. A herd does not come of it, since whoever is chosen counts from then on, on all workers.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::candidates::Candidates;
+use super::pick::Member;
 use crate::lb::health::slow_start::Pace;
+use crate::lb::time::Tick;
+
+/// What there is to be least of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measure {
+    /// Open sessions.
+    Open,
+    /// Busy sessions, and among equals open ones.
+    Busy,
+    /// The time to the first byte times one more than is busy, and among equals open sessions. A
+    /// backend that nothing is known of gets one at a time.
+    Latency,
+}
 
 /// Where the next look starts, so that equals take turns, across workers too.
 #[derive(Debug)]
@@ -21,23 +38,23 @@ impl Rotation {
         }
     }
 
-    pub(super) fn choose(&self, candidates: &Candidates<'_>) -> Option<usize> {
+    pub(super) fn choose(&self, measure: Measure, candidates: &Candidates<'_>) -> Option<usize> {
         let choice = self.choices.fetch_add(1, Relaxed);
         let start =
             usize::try_from(choice % self.paces.len().max(1) as u64).expect("below a usize");
         if candidates.slow_start.is_zero() {
-            return least(candidates, start, |_| true);
+            return least(measure, candidates, start, |_| true);
         }
         let is_free = |nth: usize| !candidates.catches_up(nth) || self.paces[nth].is_free(choice);
-        let Some(chosen) = least(candidates, start, is_free) else {
-            return least(candidates, start, |_| true);
+        let Some(chosen) = least(measure, candidates, start, is_free) else {
+            return least(measure, candidates, start, |_| true);
         };
         if candidates.catches_up(chosen) {
             let (own, all) = (candidates.weight(chosen), candidates.weight_available());
             if !self.paces[chosen].take(choice, own, all) {
                 // Another worker has chosen it in this moment.
-                return least(candidates, start, |nth| !candidates.catches_up(nth))
-                    .or(Some(chosen));
+                let is_settled = |nth| !candidates.catches_up(nth);
+                return least(measure, candidates, start, is_settled).or(Some(chosen));
             }
             return Some(chosen);
         }
@@ -51,13 +68,14 @@ impl Rotation {
 }
 
 fn least(
+    measure: Measure,
     candidates: &Candidates<'_>,
     start: usize,
     is_free: impl Fn(usize) -> bool,
 ) -> Option<usize> {
     let mut best: Option<(usize, Load)> = None;
     for nth in candidates.eligible_from(start).filter(|&nth| is_free(nth)) {
-        let load = Load::of(candidates, nth);
+        let load = Load::of(measure, candidates, nth);
         // The first of equals stays, which the rotation moves on.
         if best.is_none_or(|(_, least)| load.is_below(least)) {
             best = Some((nth, load));
@@ -66,25 +84,55 @@ fn least(
     best.map(|(nth, _)| nth)
 }
 
-/// What a member has open, for its weight.
+/// What a member has to do, for its weight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
-    open: u32,
+    load: u64,
+    tie: u32,
     weight: u32,
 }
 
 impl Load {
     #[inline(always)]
-    pub(super) fn of(candidates: &Candidates<'_>, nth: usize) -> Self {
+    pub(super) fn of(measure: Measure, candidates: &Candidates<'_>, nth: usize) -> Self {
+        let member = candidates.member(nth);
+        let now = member.state.load();
+        let (load, tie) = match measure {
+            Measure::Open => (now.open.into(), 0),
+            Measure::Busy => (now.busy.into(), now.open),
+            Measure::Latency => (latency(member, candidates.now), now.open),
+        };
         Self {
-            open: candidates.member(nth).state.open(),
+            load,
+            tie,
             weight: candidates.weight(nth),
         }
     }
 
-    /// Compares open / weight exactly, by cross-multiplication.
+    /// Compares load / weight exactly, by cross-multiplication, and then the other number likewise.
+    #[inline(always)]
     pub(super) fn is_below(self, other: Self) -> bool {
-        u64::from(self.open) * u64::from(other.weight)
-            < u64::from(other.open) * u64::from(self.weight)
+        let cross = |own: u64, weight: u32| u128::from(own) * u128::from(weight);
+        let (own, its) = (
+            cross(self.load, other.weight),
+            cross(other.load, self.weight),
+        );
+        own < its || own == its && self.is_below_in_tie(other)
+    }
+
+    fn is_below_in_tie(self, other: Self) -> bool {
+        u64::from(self.tie) * u64::from(other.weight)
+            < u64::from(other.tie) * u64::from(self.weight)
+    }
+}
+
+/// What a newcomer would have to wait for, in microseconds.
+fn latency(member: &Member, now: Tick) -> u64 {
+    let busy = u64::from(member.state.busy());
+    match member.state.latency.average_us(now) {
+        Some(average_us) => u64::from(average_us) * (busy + 1),
+        None if busy == 0 => 0,
+        // Somebody is there to see how long it takes.
+        None => u64::from(u32::MAX) * (busy + 1),
     }
 }

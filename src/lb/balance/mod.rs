@@ -1,5 +1,6 @@
 //! Which backend? One algorithm per file; [`pick`] is the one entry.
 
+mod bounded;
 mod candidates;
 pub mod client;
 mod first;
@@ -7,6 +8,7 @@ pub mod key;
 mod least;
 mod maglev;
 pub mod pick;
+mod policy;
 mod power_of_two;
 mod random;
 mod rendezvous;

@@ -6,55 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::bounded::bounded;
 use super::candidates::{Candidates, Standard};
 pub use super::client::Client;
 use super::key::{self, KeyPart};
-use super::least::Rotation;
+use super::least::{Measure, Rotation};
 use super::maglev::Maglev;
+pub use super::policy::Policy;
 use super::random::Weights;
 use super::rendezvous::Names;
 use super::round_robin::RoundRobin;
 use super::{first, power_of_two};
 use crate::lb::admin::Admin;
-use crate::lb::backend::{BackendState, Lease};
+use crate::lb::backend::{BackendState, Counts, Lease};
 use crate::lb::health::outlier::{self, Ejection};
 use crate::lb::health::panic::{Change, Panic};
 use crate::lb::rng::Rng;
 use crate::lb::time::Tick;
-
-/// Which algorithm chooses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// Maglev over the hash key.
-    Hash,
-    /// Weighted rendezvous over the hash key.
-    Rendezvous,
-    /// Smooth weighted round robin, exact across workers.
-    RoundRobin,
-    /// Fewest open sessions per weight; ties by rotation.
-    LeastConnections,
-    /// The better of two drawn by weight.
-    PowerOfTwo,
-    /// Drawn by weight.
-    Random,
-    /// The first in the order of the configuration that can take one more.
-    First,
-}
-
-impl Policy {
-    /// Its name in the configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Hash => "hash",
-            Self::Rendezvous => "rendezvous",
-            Self::RoundRobin => "round_robin",
-            Self::LeastConnections => "least_connections",
-            Self::PowerOfTwo => "power_of_two",
-            Self::Random => "random",
-            Self::First => "first",
-        }
-    }
-}
 
 /// How a pool chooses.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,6 +37,10 @@ pub struct Settings {
     pub fail_open: bool,
     /// The share of the primaries' weight that must be well, or all of them are used; 0 = none.
     pub panic_threshold: f64,
+    /// What limits count, and the bound of load.
+    pub counts: Counts,
+    /// Backends that have less than this are preferred to those that have more; 0 = no such thing.
+    pub soft_connections: u32,
     /// How long a backend that has come back takes to its whole share and limit; 0 = no time.
     pub slow_start: Duration,
     /// When a backend is ejected on which traffic fails.
@@ -82,7 +54,7 @@ pub struct Member {
     pub state: Arc<BackendState>,
     /// 0 = no new sessions.
     pub weight: u16,
-    /// Hard limit on open sessions; 0 = none.
+    /// Hard limit on sessions; 0 = none.
     pub max_connections: u32,
     /// Used only while no primary is available.
     pub backup: bool,
@@ -134,7 +106,8 @@ enum Algorithm {
     Hash(Maglev),
     Rendezvous(Names),
     RoundRobin(RoundRobin),
-    LeastConnections(Rotation),
+    /// By open or busy sessions, or latency.
+    Least(Measure, Rotation),
     PowerOfTwo(Weights),
     Random(Weights),
     First,
@@ -212,7 +185,8 @@ impl Balancer {
         if !member.state.is_up() || member.state.orders.admin() == Admin::Down {
             return None;
         }
-        let lease = member.state.reserve(member.max_connections)?;
+        let counts = self.settings.counts;
+        let lease = member.state.reserve(member.max_connections, counts)?;
         Some(Picked { index, lease })
     }
 
@@ -249,21 +223,13 @@ impl Balancer {
                 break;
             }
             for tier in *tiers {
-                let mut candidates = Candidates {
-                    members: &self.members,
-                    tier: &tier.members,
-                    tried,
+                let candidates = Candidates {
                     standard: *standard,
-                    now,
-                    slow_start: self.settings.slow_start,
                     ticket,
-                    compares: self.settings.policy == Policy::PowerOfTwo,
+                    ceiling: self.settings.soft_connections,
+                    ..self.candidates(tier, tried, now)
                 };
-                let mut picked = self.pick_from(tier, &candidates, key, rng);
-                if picked.is_none() && candidates.ticket.take().is_some() {
-                    picked = self.pick_from(tier, &candidates, key, rng); // there is nobody else
-                }
-                if let Some(picked) = picked {
+                if let Some(picked) = self.pick_from(tier, candidates, key, rng) {
                     return Ok(picked);
                 }
                 match standing(&candidates) {
@@ -283,7 +249,7 @@ impl Balancer {
             return None;
         }
         match self.settings.policy {
-            Policy::LeastConnections => None,
+            Policy::LeastConnections | Policy::LeastBusy | Policy::LeastLatency => None,
             Policy::Hash | Policy::Rendezvous => Some(key),
             Policy::RoundRobin | Policy::PowerOfTwo | Policy::Random | Policy::First => {
                 Some(rng.next_u64())
@@ -342,8 +308,54 @@ impl Balancer {
         well > 0 && ejected < self.settings.outlier.ejected_max(members)
     }
 
-    /// Chooses and reserves; another worker may take the last slot in between, so more than once.
+    /// All members of a tier who are well.
+    fn candidates<'a>(&'a self, tier: &'a Tier, tried: &'a [u16], now: Tick) -> Candidates<'a> {
+        Candidates {
+            members: &self.members,
+            tier: &tier.members,
+            tried,
+            standard: Standard::Well,
+            now,
+            slow_start: self.settings.slow_start,
+            ticket: None,
+            compares: self.settings.policy == Policy::PowerOfTwo,
+            counts: self.settings.counts,
+            ceiling: 0,
+        }
+    }
+
+    /// Chooses and reserves. With nobody else, somebody is chosen who is passed over because it has
+    /// come back, and at last somebody above the ceiling.
     fn pick_from(
+        &self,
+        tier: &Tier,
+        candidates: Candidates<'_>,
+        key: u64,
+        rng: &mut Rng,
+    ) -> Option<Picked> {
+        let Candidates {
+            ticket, ceiling, ..
+        } = candidates;
+        let ceilings = [ceiling, 0];
+        let tickets = [ticket, None];
+        for ceiling in &ceilings[usize::from(ceiling == 0)..] {
+            for ticket in &tickets[usize::from(ticket.is_none())..] {
+                let candidates = Candidates {
+                    ticket: *ticket,
+                    ceiling: *ceiling,
+                    ..candidates
+                };
+                let picked = self.pick_among(tier, &candidates, key, rng);
+                if picked.is_some() {
+                    return picked;
+                }
+            }
+        }
+        None
+    }
+
+    /// Chooses and reserves; another worker may take the last slot in between, so more than once.
+    fn pick_among(
         &self,
         tier: &Tier,
         candidates: &Candidates<'_>,
@@ -370,11 +382,14 @@ impl Tier {
         let names: Vec<&str> = members.iter().map(|place| of(place).state.name()).collect();
         let weights: Vec<u16> = members.iter().map(|place| of(place).weight).collect();
         let cumulative = || Weights::new(weights.iter().copied());
+        let least = |measure| Algorithm::Least(measure, Rotation::new(members.len()));
         let algorithm = match policy {
             Policy::Hash => Algorithm::Hash(Maglev::new(&names, &weights)),
             Policy::Rendezvous => Algorithm::Rendezvous(Names::new(names.into_iter())),
             Policy::RoundRobin => Algorithm::RoundRobin(RoundRobin::new(&weights)),
-            Policy::LeastConnections => Algorithm::LeastConnections(Rotation::new(members.len())),
+            Policy::LeastConnections => least(Measure::Open),
+            Policy::LeastBusy => least(Measure::Busy),
+            Policy::LeastLatency => least(Measure::Latency),
             Policy::PowerOfTwo => Algorithm::PowerOfTwo(cumulative()),
             Policy::Random => Algorithm::Random(cumulative()),
             Policy::First => Algorithm::First,
@@ -402,7 +417,7 @@ impl Algorithm {
                 names.choose(key, candidates, accepts)
             }),
             Self::RoundRobin(robin) => robin.choose(candidates),
-            Self::LeastConnections(rotation) => rotation.choose(candidates),
+            Self::Least(measure, rotation) => rotation.choose(*measure, candidates),
             Self::PowerOfTwo(weights) => power_of_two::choose(weights, candidates, rng),
             Self::Random(weights) => weights.choose(candidates, rng),
             Self::First => first::choose(candidates),
@@ -410,39 +425,9 @@ impl Algorithm {
     }
 }
 
-/// Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018): a member takes no
-/// more than `factor` times its fair share of what is open, the client at hand included. If all
-/// within the bound are full or tried, the bound gives way.
-fn bounded(
-    factor: f64,
-    candidates: &Candidates<'_>,
-    choose: impl Fn(&dyn Fn(usize) -> bool) -> Option<usize>,
-) -> Option<usize> {
-    if factor <= 0.0 {
-        return choose(&|_| true);
-    }
-    let is_within = bound(factor, candidates);
-    choose(&is_within).or_else(|| choose(&|_| true))
-}
-
-/// Whether the `nth` member has less than its bound.
-fn bound(factor: f64, candidates: &Candidates<'_>) -> impl Fn(usize) -> bool {
-    let (mut open, mut weight) = (1.0, 0.0);
-    for nth in (0..candidates.tier.len()).filter(|&nth| candidates.is_available(nth)) {
-        let member = candidates.member(nth);
-        open += f64::from(member.state.open());
-        weight += f64::from(candidates.weight(nth));
-    }
-    move |nth: usize| {
-        let member = candidates.member(nth);
-        let bound = (factor * open * f64::from(candidates.weight(nth)) / weight).ceil();
-        f64::from(member.state.open()) + 1.0 <= bound
-    }
-}
-
 fn reserve(candidates: &Candidates<'_>, nth: usize) -> Option<Picked> {
     let member = candidates.member(nth);
-    let lease = member.state.reserve(candidates.limit(nth))?;
+    let lease = (member.state).reserve(candidates.limit(nth), candidates.counts)?;
     Some(Picked {
         index: candidates.tier[nth],
         lease,

@@ -3,4 +3,6 @@
 pub mod cause;
 pub mod deadline;
 pub mod flow;
+pub mod latency;
+pub mod phase;
 pub mod relay;

@@ -20,8 +20,8 @@ pub struct Flags {
     /// repeatable
     #[arg(long, value_name = "ADDRESS[,KEY=VALUE]…")]
     backend: Vec<String>,
-    /// How a backend is chosen: hash, rendezvous, round_robin, least_connections, power_of_two,
-    /// random or first
+    /// How a backend is chosen: hash, rendezvous, round_robin, least_connections, least_busy,
+    /// least_latency, power_of_two, random or first
     #[arg(long, value_name = "NAME")]
     balance: Option<String>,
     /// What hash and rendezvous hash over, such as source_ip,source_port
@@ -267,7 +267,8 @@ mod tests {
             (
                 "--listen udp://127.0.0.1:1 --backend 10.0.0.1:0 --balance hsah",
                 "--balance hsah: \"hsah\" is not known; did you mean \"hash\"? (known: hash, \
-                 rendezvous, round_robin, least_connections, power_of_two, random, first)\n\
+                 rendezvous, round_robin, least_connections, least_busy, least_latency, \
+                 power_of_two, random, first)\n\
                  --backend 10.0.0.1:0: \"10.0.0.1:0\" has no usable port; \
                  end it with a port from 1 to 65535",
             ),

@@ -77,7 +77,7 @@ fn a_drain_waits_for_the_last_session() {
         assert_eq!(read_all(&mut client), (vec![], End::Fin));
         waiting.join().unwrap()
     });
-    assert!(out.contains("\n1 sessions left"), "{out}");
+    assert!(out.contains("drain: set, 1 sessions open\n"), "{out}");
     assert!(out.ends_with("; none had to be reset\n"), "{out}");
     proxy.finish();
 }

@@ -260,6 +260,8 @@ impl Proxy {
         let totals = self.check_end();
         for (name, counts) in totals.listeners.iter().chain(&totals.backends) {
             assert_eq!(counts["open"], 0, "{name} has sessions left");
+            let busy = counts.get("busy").copied().unwrap_or(0); // listeners have no such count
+            assert_eq!(busy, 0, "{name} has busy sessions left");
         }
         for (name, counts) in &totals.queues {
             assert_eq!(counts["waiting"], 0, "{name} has clients left");

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Balancer, Picked, bound, reserve};
+use super::{Balancer, Picked, reserve};
 use crate::lb::backend::BackendState;
-use crate::lb::balance::candidates::{Candidates, Standard};
+use crate::lb::balance::bounded::bound;
 use crate::lb::time::Tick;
 
 impl Balancer {
@@ -25,16 +25,7 @@ impl Balancer {
             None if self.share_well(now) == 0.0 => (&self.backups, backup()?),
             None => return None,
         };
-        let candidates = Candidates {
-            members: &self.members,
-            tier: &tier.members,
-            tried,
-            standard: Standard::Well,
-            now,
-            slow_start: self.settings.slow_start,
-            ticket: None,
-            compares: false,
-        };
+        let candidates = self.candidates(tier, tried, now);
         if !candidates.is_eligible(nth) {
             return None;
         }

@@ -1,6 +1,7 @@
 //! Balance quality, disruption, limits and refusals, for every policy.
 
 mod admin;
+mod busy;
 mod ejection;
 mod panic;
 mod returning;
@@ -12,14 +13,23 @@ use std::time::Duration;
 use super::*;
 use crate::lb::rng::Rng;
 
-const POLICIES: [Policy; 7] = [
+const POLICIES: [Policy; 9] = [
     Policy::Hash,
     Policy::Rendezvous,
     Policy::RoundRobin,
     Policy::LeastConnections,
+    Policy::LeastBusy,
+    Policy::LeastLatency,
     Policy::PowerOfTwo,
     Policy::Random,
     Policy::First,
+];
+
+const LOAD_AWARE: [Policy; 4] = [
+    Policy::LeastConnections,
+    Policy::LeastBusy,
+    Policy::LeastLatency,
+    Policy::PowerOfTwo,
 ];
 
 pub(super) fn settings(policy: Policy) -> Settings {
@@ -30,6 +40,8 @@ pub(super) fn settings(policy: Policy) -> Settings {
         load_factor: 0.0,
         fail_open: true,
         panic_threshold: 0.0,
+        counts: Counts::Open,
+        soft_connections: 0,
         slow_start: Duration::ZERO,
         outlier: outlier::Settings {
             consecutive_failures: 3,
@@ -121,7 +133,12 @@ fn sessions_that_end_at_once_are_spread_as_each_policy_says() {
         );
         assert!(chi < 27.9, "{policy:?}: {counts:?}");
     }
-    for policy in [Policy::RoundRobin, Policy::LeastConnections] {
+    for policy in [
+        Policy::RoundRobin,
+        Policy::LeastConnections,
+        Policy::LeastBusy,
+        Policy::LeastLatency,
+    ] {
         let balancer = Balancer::new(settings(policy), equal(10));
         assert_eq!(
             counts(&owners(&balancer, 10_000), 10),
@@ -135,7 +152,7 @@ fn sessions_that_end_at_once_are_spread_as_each_policy_says() {
 
 #[test]
 fn sessions_that_stay_are_spread_evenly_by_those_who_look_at_load() {
-    for policy in [Policy::LeastConnections, Policy::PowerOfTwo] {
+    for policy in LOAD_AWARE {
         let balancer = Balancer::new(settings(policy), equal(20));
         let mut rng = Rng::new(3);
         let held: Vec<_> = (0..10_000)
@@ -175,7 +192,7 @@ fn weights_are_shares() {
             "{policy:?}: {counts:?}"
         );
     }
-    for policy in [Policy::LeastConnections, Policy::PowerOfTwo] {
+    for policy in LOAD_AWARE {
         let balancer = Balancer::new(settings(policy), members(&weights));
         let mut rng = Rng::new(5);
         let held: Vec<_> = (0..1_000)

@@ -108,7 +108,13 @@ fn its_limit_grows_with_it() {
 
 #[test]
 fn all_that_come_back_together_share_as_ever() {
-    for policy in [Policy::RoundRobin, Policy::Random, Policy::LeastConnections] {
+    for policy in [
+        Policy::RoundRobin,
+        Policy::Random,
+        Policy::LeastConnections,
+        Policy::LeastBusy,
+        Policy::LeastLatency,
+    ] {
         let balancer = Balancer::new(slow(policy, 90), equal(4));
         (0..4).for_each(|index| leave_and_return(&balancer, index));
         let counts = counts(&owners_at(&balancer, 4_000, second(101)), 4);
@@ -229,27 +235,35 @@ fn hlt_16_least_connections_do_not_send_everybody_to_who_is_back() {
         (4, 5, 9_000),
         (4, 1, 60_000),
     ] {
-        let balancer = Balancer::new(slow(Policy::LeastConnections, slow_start), equal(members));
-        let mut load = Load::new(balancer, 10, Duration::from_millis(stay_ms));
-        load.leave_and_return();
-        load.run(60_000, 60_100);
-        assert!(load.most(100) <= 0.3, "{}", load.most(100));
-        load.run(60_100, 90_000);
-        let most = load.most(100);
-        println!("{members} members, {slow_start} s, {stay_ms} ms of work: at most {most:.3}");
-        let rounding = members as f64 / 1_000.0;
-        assert!(most <= 1.5 + 2.0 * rounding, "{most}");
-        assert!(
-            stay_ms < 1_000 || most > 1.45,
-            "it is held back all along: {most}"
-        );
-        // In the end it has what the others have.
-        let open: Vec<u32> = (load.balancer.members().iter())
-            .map(|member| member.state.open())
-            .collect();
-        let share = f64::from(open[0]) * members as f64 / f64::from(open.iter().sum::<u32>());
-        assert!((share - 1.0).abs() < 0.02, "{open:?}");
-        assert!(!load.balancer.members()[0].state.catches_up());
+        for policy in [
+            Policy::LeastConnections,
+            Policy::LeastBusy,
+            Policy::LeastLatency,
+        ] {
+            let balancer = Balancer::new(slow(policy, slow_start), equal(members));
+            let mut load = Load::new(balancer, 10, Duration::from_millis(stay_ms));
+            load.leave_and_return();
+            load.run(60_000, 60_100);
+            assert!(load.most(100) <= 0.3, "{}", load.most(100));
+            load.run(60_100, 90_000);
+            let most = load.most(100);
+            println!(
+                "{policy:?}: {members} members, {slow_start} s, {stay_ms} ms of work: at most {most:.3}"
+            );
+            let rounding = members as f64 / 1_000.0;
+            assert!(most <= 1.5 + 2.0 * rounding, "{most}");
+            assert!(
+                stay_ms < 1_000 || most > 1.45,
+                "it is held back all along: {most}"
+            );
+            // In the end it has what the others have.
+            let open: Vec<u32> = (load.balancer.members().iter())
+                .map(|member| member.state.open())
+                .collect();
+            let share = f64::from(open[0]) * members as f64 / f64::from(open.iter().sum::<u32>());
+            assert!((share - 1.0).abs() < 0.02, "{open:?}");
+            assert!(!load.balancer.members()[0].state.catches_up());
+        }
     }
     // Without it they do.
     let mut load = Load::new(

@@ -12,8 +12,14 @@ proptest! {
         policy in proptest::sample::select(&POLICIES[..]),
         load_factor in prop_oneof![Just(0.0), 1.05..2.0f64],
         rows in proptest::collection::vec(
-            (0..4u16, 0..13u32, 0..3u32, 0..3u8, any::<bool>(), any::<bool>(), any::<bool>()), 1..12,
+            (
+                (0..4u16, 0..13u32), (0..3u32, 0..3u32, 0..3u8), any::<bool>(), any::<bool>(),
+                any::<bool>(),
+            ),
+            1..12,
         ),
+        counts in proptest::sample::select(&[Counts::Open, Counts::Busy][..]),
+        soft_connections in 0..4u32,
         fail_open: bool,
         slow_start in 0..2u64,
         seed: u64,
@@ -22,7 +28,8 @@ proptest! {
         let mut tried = Vec::new();
         let mut members = Vec::new();
         let now = Tick::from_ms(1);
-        for (index, &(weight, limit, open, health, backup, is_tried, is_back)) in (0u16..).zip(&rows) {
+        for (index, row) in (0u16..).zip(&rows) {
+            let &((weight, limit), (open, idle, health), backup, is_tried, is_back) = row;
             let state = Arc::new(BackendState::new("pool", &format!("b{index}"), health > 0));
             if is_back {
                 state.come_back(now);
@@ -31,7 +38,11 @@ proptest! {
                 let at_once = outlier::Settings { consecutive_failures: 1, ..settings(policy).outlier };
                 state.traffic.on_failure(&at_once, now, || true);
             }
-            held.extend((0..open).map(|_| state.reserve(0)));
+            held.extend((0..open).map(|nth| {
+                let mut lease = state.reserve(0, Counts::Open).unwrap();
+                lease.set_busy(nth >= idle);
+                lease
+            }));
             members.push(Member { state, weight, max_connections: limit, backup });
             if is_tried {
                 tried.push(index);
@@ -39,12 +50,14 @@ proptest! {
         }
         let is_slow = slow_start > 0;
         let slow_start = Duration::from_secs(slow_start);
-        let settings = Settings { load_factor, fail_open, slow_start, ..settings(policy) };
+        let settings = Settings {
+            load_factor, fail_open, slow_start, counts, soft_connections, ..settings(policy)
+        };
         let balancer = Balancer::new(settings, members);
         let all = balancer.members();
         let is = |index: u16, standard| match standard {
-            Standard::Well => rows[usize::from(index)].3 == 2,
-            Standard::Up => rows[usize::from(index)].3 > 0,
+            Standard::Well => rows[usize::from(index)].1.2 == 2,
+            Standard::Up => rows[usize::from(index)].1.2 > 0,
             Standard::Any => true,
         };
         let has = |backup: bool, standard, test: &dyn Fn(u16) -> bool| {
@@ -54,14 +67,14 @@ proptest! {
         };
         let untried = |index: u16| !tried.contains(&index);
         // Of who is back, a tenth.
-        let limit = |index: u16| {
-            let (limit, is_back) = (rows[usize::from(index)].1, rows[usize::from(index)].6);
-            if is_slow && is_back { limit.div_ceil(10) } else { limit }
+        let part = |limit: u32, index: u16| {
+            if is_slow && rows[usize::from(index)].4 { limit.div_ceil(10) } else { limit }
         };
-        let takes = |index: u16| {
-            let m = &all[usize::from(index)];
-            untried(index) && (m.max_connections == 0 || m.state.open() < limit(index))
-        };
+        let limit = |index: u16| part(rows[usize::from(index)].0.1, index);
+        let load = |index: u16| all[usize::from(index)].state.load().counted(counts);
+        let takes = |index: u16| untried(index) && (limit(index) == 0 || load(index) < limit(index));
+        let is_preferred = |index: u16| takes(index) && load(index) < part(soft_connections, index);
+        let mut preferred: Vec<_> = (0u16..).take(all.len()).map(is_preferred).collect();
         // The first tier that has somebody well and untried decides, then the first that has somebody
         // up; without anybody up, fail_open.
         let mut expected = None;
@@ -83,7 +96,10 @@ proptest! {
                 let m = &all[usize::from(picked.index)];
                 prop_assert!(m.weight > 0 && m.backup == backup && untried(picked.index));
                 prop_assert!(is(picked.index, standard));
-                prop_assert!(m.max_connections == 0 || m.state.open() <= limit(picked.index));
+                prop_assert!(m.max_connections == 0 || load(picked.index) <= limit(picked.index));
+                let is_soft = preferred.swap_remove(usize::from(picked.index));
+                let may_be_soft = |index| is_preferred(index);
+                prop_assert!(is_soft || !has(backup, standard, &may_be_soft));
             }
             (Ok(_), None) => prop_assert!(false, "picked although nobody may be"),
             (Err(refusal), Some((backup, standard))) => {
