@@ -174,7 +174,7 @@ fn scoped_host(host: &str) -> Option<&str> {
 
 /// Letters, digits, `-`, `_` and `.`, as the resolver takes them; all digits and dots would be a
 /// mistyped IPv4 address.
-fn is_host_name(host: &str) -> bool {
+pub(super) fn is_host_name(host: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')

@@ -2,6 +2,7 @@
 //! that depend on other settings are filled in. Every lookup is by hash, so that thousands of
 //! listeners and backends take no longer than it takes to read them.
 
+pub(super) mod backends;
 mod clients;
 mod datagrams;
 mod health;
@@ -14,12 +15,9 @@ use std::sync::Arc;
 use super::error::{Problems, Wrong};
 use super::keys::{nearest, quoted};
 use super::model::{self, Model};
-use super::plan::{Address, Backend, Bind, Listener, Plan, Pool, Route, Sticky};
+use super::plan::{Address, Bind, Listener, Plan, Pool, Route, Sticky};
 use super::reader::Written;
 use crate::lb::balance::pick::{Policy, Settings};
-
-/// Backends of one pool: their places must fit the picker's 16-bit index.
-pub(super) const MAX_BACKENDS: usize = 65_535;
 
 /// Makes the plan of `model`; `None` if anything is wrong, now or before, and reported.
 pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
@@ -30,7 +28,7 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
         check_limits(pool, problems);
         check_balance(pool, problems);
         health::check(pool, model.exec_probes, problems);
-        check_backends(pool, problems);
+        backends::check(pool, problems);
         check_server_ids(pool, problems);
         datagrams::check_amplification(pool, problems);
     }
@@ -223,47 +221,6 @@ fn check_limits(pool: &model::Pool, problems: &Problems) {
     }
 }
 
-fn check_backends(pool: &model::Pool, problems: &Problems) {
-    let name = &pool.name;
-    let pool_name = quoted(&name.value);
-    let Some(first) = pool.backends.first() else {
-        let what = format!("pool {pool_name} has no backends");
-        let cure = format!("add a [[pool.{}.backend]]", name.value);
-        problems.missing(name.at, Wrong::new(what, cure));
-        return;
-    };
-    if let Some(beyond) = pool.backends.get(MAX_BACKENDS) {
-        let what = format!("pool {pool_name} has more than {MAX_BACKENDS} backends");
-        problems.value(beyond.at, Wrong::new(what, "split it"));
-    }
-    if pool.backends.iter().all(|backend| backend.weight == 0) {
-        let what = format!("every backend of pool {pool_name} has weight 0");
-        problems.value(first.at, Wrong::new(what, "give one of them a weight"));
-    }
-    let addresses = pool
-        .backends
-        .iter()
-        .filter_map(|backend| backend.address.as_ref());
-    check_unique(addresses, problems, |address| {
-        format!("another backend of pool {pool_name} has the address {address}")
-    });
-    let mut names = HashSet::new();
-    for backend in &pool.backends {
-        let Some(name) = backend_name(backend) else {
-            continue;
-        };
-        let at = backend.name.as_ref().map_or(backend.at, |name| name.at);
-        // Twice the same address has been reported; its names need no second error.
-        if !names.insert(name.clone()) && backend.name.is_some() {
-            let what = format!(
-                "another backend of pool {pool_name} is named {}",
-                quoted(&name)
-            );
-            problems.value(at, Wrong::new(what, "change one"));
-        }
-    }
-}
-
 /// Ids are as long as the pool says, and tell its backends apart.
 fn check_server_ids(pool: &model::Pool, problems: &Problems) {
     let ids = || (pool.backends.iter()).filter_map(|backend| backend.server_id.as_ref());
@@ -406,7 +363,7 @@ fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
     let backends = pool
         .backends
         .into_iter()
-        .map(|backend| plan_backend(backend, limit));
+        .map(|backend| backends::plan(backend, limit));
     Some(Pool {
         name: pool.name.value,
         balance: Settings {
@@ -438,6 +395,7 @@ fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
         source: pool.source,
         health: health::plan(pool.health, is_udp_only),
         udp: pool.udp,
+        discover: pool.discover,
         backends: backends.collect::<Option<_>>()?,
     })
 }
@@ -449,26 +407,4 @@ fn plan_sticky(sticky: model::Sticky) -> Option<Sticky> {
         max_entries: sticky.max_entries,
     };
     (!sticky.key.is_empty()).then_some(sticky)
-}
-
-fn plan_backend(backend: model::Backend, pool_limit: u32) -> Option<Backend> {
-    Some(Backend {
-        name: backend_name(&backend)?,
-        address: backend.address?.value,
-        weight: backend.weight,
-        max_connections: backend.max_connections.unwrap_or(pool_limit),
-        backup: backend.backup,
-        server_id: backend.server_id.map(|id| id.value),
-    })
-}
-
-/// The name that is written, or else the address.
-fn backend_name(backend: &model::Backend) -> Option<String> {
-    match &backend.name {
-        Some(name) => Some(name.value.clone()),
-        None => backend
-            .address
-            .as_ref()
-            .map(|address| address.value.to_string()),
-    }
 }

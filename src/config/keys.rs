@@ -1,18 +1,22 @@
 //! The keys of the configuration, one row each. The reader, its suggestions and the reference in
 //! the README all read these rows, so they cannot disagree.
 
+mod discover;
 mod display;
 mod first_bytes;
 mod health;
 mod udp;
+mod waiting;
 
 use std::time::Duration;
 
 use toml::de::{DeArray, DeValue};
 
+pub(super) use self::discover::{DISCOVER, FOUND};
 pub(super) use self::first_bytes::{PREREAD, ROUTE};
 pub(super) use self::health::{HEALTH, OUTLIER, STEP};
 pub(super) use self::udp::UDP;
+pub(super) use self::waiting::{QUEUE, STICKY};
 use super::error::Wrong;
 use super::units::MIN_DURATION;
 
@@ -125,7 +129,7 @@ impl Section {
 }
 
 /// Every section, in the order of the reference.
-pub(super) const SECTIONS: [&Section; 13] = [
+pub(super) const SECTIONS: [&Section; 14] = [
     &ROOT,
     &GLOBAL,
     &ACCESS_LOG,
@@ -138,6 +142,7 @@ pub(super) const SECTIONS: [&Section; 13] = [
     &HEALTH,
     &OUTLIER,
     &UDP,
+    &DISCOVER,
     &BACKEND,
 ];
 
@@ -341,44 +346,12 @@ pub(super) const POOL: Section = Section {
         row("outlier", Takes::Table, Default::Told("defaults"),
             "Ejection of a backend on which traffic fails"),
         row("udp", Takes::Table, Default::Told("defaults"), "The flows of listeners with protocol udp"),
-        row("backend", Takes::Table, Default::Required, "The backends"),
+        row("discover", Takes::Table, Default::Told("off"), "Where backends are found"),
+        row("backend", Takes::Table, Default::Told("none"),
+            "The backends; there must be some unless `discover` says where they are found"),
         later("max_lifetime", EMPTY),
         later("max_lifetime_jitter", EMPTY),
-        later("discover", &[]),
         later("scale", &[]),
-    ],
-};
-
-#[rustfmt::skip]
-pub(super) const STICKY: Section = Section {
-    header: "[pool.NAME.sticky]",
-    rows: &[
-        row("key", Takes::Texts("parts of a key such as \"source_ip\", as in `hash_key`"), NO_TEXTS,
-            "What a client is known by: it stays on the backend that `balance` has chosen for it first, as \
-            long as that takes clients; [] = nobody stays"),
-        row("ttl", TIME, text("10m"), "For how long after its last session or flow began"),
-        row("max_entries", Takes::Whole(1, MAX_ENTRIES), whole(100_000),
-            "Keys that are remembered; beyond them, the one that was used longest ago is forgotten"),
-    ],
-};
-
-#[rustfmt::skip]
-pub(super) const QUEUE: Section = Section {
-    header: "[pool.NAME.queue]",
-    rows: &[
-        row("limit", LIMIT, whole(1024),
-            "Clients of TCP that wait at most while every backend is at its `max_connections`; the first \
-            to come is the first to go; 0 = none, they are refused at once"),
-        row("timeout", TIME, text("120s"),
-            "For how long a client waits before it is refused; anew where its backend fails to connect"),
-        row("per_source", LIMIT, whole(0),
-            "Of one source (an IPv4 address or an IPv6 network of 64 bits) that wait at most; 0 = any \
-            number"),
-        row("fair", Takes::Flag, FALSE,
-            "Sources take turns, rather than all clients: one that sends many waits for itself"),
-        row("abort_on_close", Takes::Flag, TRUE,
-            "A client that has finished sending before its turn is taken for gone; false = it waits on, as \
-            one may that only closes its own direction and wants the answer"),
     ],
 };
 

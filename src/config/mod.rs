@@ -60,5 +60,21 @@ pub fn load(text: &str, file: &str) -> Result<Plan, Errors> {
     plan.ok_or_else(|| problems.into_errors(text, file))
 }
 
+/// Reads a file that names backends and nothing else, for a pool with this limit for each. `file` is only
+/// its name, for the errors.
+pub fn load_backends(
+    text: &str,
+    file: &str,
+    max_connections: u32,
+) -> Result<Vec<plan::Backend>, Errors> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let problems = Problems::default();
+    let backends = parse::parse(text, &problems).and_then(|root| {
+        let backends = model::found(&root, &problems);
+        check::backends::found(backends, max_connections, &problems)
+    });
+    backends.ok_or_else(|| problems.into_errors(text, file))
+}
+
 #[cfg(test)]
 mod tests;

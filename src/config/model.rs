@@ -1,6 +1,7 @@
 //! What was written: every value read and within its range, with its place. How values relate to
 //! each other is for `check` to judge.
 
+mod discover;
 mod first_bytes;
 mod health;
 mod refusal;
@@ -18,8 +19,8 @@ use super::error::{Problems, Wrong};
 use super::key_part;
 use super::keys::{self, quoted};
 use super::plan::{
-    AccessLog, Address, AdminSocket, Bind, Global, LogFormat, OnDown, Output, Preread, Queue,
-    Refuse, SendProxy, Source, Splice, Udp,
+    AccessLog, Address, AdminSocket, Bind, Discover, Global, LogFormat, OnDown, Output, Preread,
+    Queue, Refuse, SendProxy, Source, Splice, Udp,
 };
 use super::reader::{Reader, Written};
 use crate::lb::admission::access::Prefix;
@@ -108,6 +109,9 @@ pub(super) struct Pool {
     pub(super) udp: Udp,
     /// Where the limit of its answers is written.
     pub(super) amplification_at: usize,
+    pub(super) discover: Discover,
+    /// Backends are to be found, be it in a way that is wrong.
+    pub(super) is_discovered: bool,
     pub(super) backends: Vec<Backend>,
 }
 
@@ -273,6 +277,11 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
     let send_proxy = reader.word("send_proxy");
     let flows = reader.table("udp", &keys::UDP);
     let backends = reader.tables("backend", &keys::BACKEND);
+    let (discover, is_discovered) = discover::discover(
+        &reader.table("discover", &keys::DISCOVER),
+        reader.whole("max_connections"),
+        problems,
+    );
     Pool {
         name: pool_name,
         policy: policy(reader.word("balance").value),
@@ -327,6 +336,8 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
         outlier: health::outlier(&reader.table("outlier", &keys::OUTLIER)),
         udp: udp(&flows),
         amplification_at: flows.place("amplification_limit"),
+        discover,
+        is_discovered,
         backends: backends.iter().map(backend).collect(),
     }
 }
@@ -377,6 +388,13 @@ fn udp(reader: &Reader<'_>) -> Udp {
         new_flows_per_second: reader.whole("new_flows_per_second"),
         quic_server_id_length: reader.whole("quic_server_id_length"),
     }
+}
+
+/// The backends of a file that holds nothing else.
+pub(super) fn found(root: &DeTable<'_>, problems: &Problems) -> Vec<Backend> {
+    let root = Reader::new(&keys::FOUND, root, 0, problems);
+    let backends = root.tables("backend", &keys::BACKEND);
+    backends.iter().map(backend).collect()
 }
 
 fn backend(reader: &Reader<'_>) -> Backend {

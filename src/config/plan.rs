@@ -1,5 +1,6 @@
 //! What runs: every setting checked and resolved, no `Option` left over, no unknown name.
 
+mod discover;
 mod probe;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::discover::{Discover, Origin, Question};
 pub use self::probe::{ANSWER_MAX, Expected, Health, Http, Pattern, Probe, ProbeKind, Step, Tls};
 use crate::lb::admission::access::Prefix;
 use crate::lb::admission::queue;
@@ -249,7 +251,9 @@ pub struct Pool {
     pub health: Health,
     /// The flows of its UDP listeners.
     pub udp: Udp,
-    /// In the order of the file; names are unique.
+    /// Where more of them are found.
+    pub discover: Discover,
+    /// In the order of the file; names are unique. Then those that were found.
     pub backends: Vec<Backend>,
 }
 
@@ -342,7 +346,7 @@ impl SendProxy {
 }
 
 /// Where the connections of a pool come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// Whichever address of this host the route to the backend suggests.
     Any,

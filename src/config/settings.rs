@@ -9,8 +9,8 @@ use super::diff::Setting;
 use super::key_part;
 use super::keys::quoted;
 use super::plan::{
-    Backend, Global, Listener, LogFormat, OnDown, Pool, Preread, Queue, Refuse, Route, SendProxy,
-    Source, Splice, Sticky, Udp,
+    Backend, Discover, Global, Listener, LogFormat, OnDown, Pool, Preread, Queue, Refuse, Route,
+    SendProxy, Source, Splice, Sticky, Udp,
 };
 use super::units::show;
 use crate::lb::admission::queue;
@@ -182,6 +182,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         refuse,
         queue,
         sticky,
+        discover,
         send_proxy,
         source,
         health,
@@ -209,6 +210,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
     });
     queue_settings(queue, &new.queue, &mut found);
     sticky_settings(sticky, &new.sticky, &mut found);
+    discover_settings(discover, &new.discover, &mut found);
     let send_proxy_word = |send_proxy: &SendProxy| match send_proxy {
         SendProxy::Off => "off".to_owned(),
         SendProxy::V1 => "v1".to_owned(),
@@ -287,6 +289,16 @@ fn sticky_settings(old: &Option<Sticky>, new: &Option<Sticky>, found: &mut Diffe
             format!("{} for {}, {max_entries} at most", list(&key), show(*ttl))
         }
     });
+}
+
+fn discover_settings(old: &Discover, new: &Discover, found: &mut Differing) {
+    let Discover {
+        origins,
+        keeps_last,
+        max_connections: _, // said of each backend that has it
+    } = old;
+    found.compare("discover", origins, &new.origins, |origins| list(origins));
+    found.plain("discover.keep_last", keeps_last, &new.keeps_last);
 }
 
 fn queue_settings(old: &Queue, new: &Queue, found: &mut Differing) {

@@ -142,11 +142,7 @@ fn backend_host(pool: &plan::Pool, place: usize) -> String {
 }
 
 /// A name that has several addresses stands for the first that its pool's source suits.
-async fn resolve(address: &Address, source: plan::Source) -> io::Result<Target> {
-    let suits = |found: &SocketAddr| match source {
-        plan::Source::Address(own) => found.is_ipv4() == own.is_ipv4(),
-        plan::Source::Any | plan::Source::Client => true,
-    };
+pub(super) async fn resolve(address: &Address, source: plan::Source) -> io::Result<Target> {
     match address {
         Address::Ip(address) => Ok(Target::Tcp(*address)),
         Address::Unix(path) => Ok(Target::Unix(path.clone())),
@@ -158,12 +154,20 @@ async fn resolve(address: &Address, source: plan::Source) -> io::Result<Target> 
                     .await
                     .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
                     .into_iter()
-                    .find(suits);
+                    .find(|found| suits(source, found));
                 found
                     .map(Target::Tcp)
                     .ok_or_else(|| io::Error::other("no address that `source` suits"))
             }
         },
+    }
+}
+
+/// Whether `found` can be reached from there.
+pub(super) const fn suits(source: plan::Source, found: &SocketAddr) -> bool {
+    match source {
+        plan::Source::Address(own) => found.is_ipv4() == own.is_ipv4(),
+        plan::Source::Any | plan::Source::Client => true,
     }
 }
 

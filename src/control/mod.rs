@@ -4,6 +4,7 @@ mod access_log;
 pub mod admin;
 mod aside;
 mod capacity;
+mod discovery;
 mod ejection;
 pub mod handle;
 pub mod loader;

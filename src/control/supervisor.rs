@@ -1,6 +1,7 @@
 //! The control plane's life: start the workers, put plans in force, answer requests, drain, stop.
 
 mod answers;
+mod discovering;
 mod orders;
 mod reloading;
 mod settings;
@@ -20,6 +21,7 @@ pub use self::settings::{Failure, Observer, OnBound, Settings};
 use super::access_log::Writers;
 use super::admin::Admin;
 use super::capacity::{max_connections, spend};
+use super::discovery::{Answers, Discovery, ask, extended};
 use super::ejection;
 use super::handle::{Event, Handle, Post, Request, Requests};
 use super::loader::{Loaded, Source, load};
@@ -55,8 +57,11 @@ pub fn run(settings: Settings, requests: Requests) -> Result<(), Failure> {
 
 struct Supervisor {
     source: Source,
-    /// In force.
+    /// As it was loaded.
+    configured: Loaded,
+    /// The same with all backends that were found: in force.
     loaded: Loaded,
+    discovery: Discovery,
     generation: u64,
     registry: Registry,
     sockets: Sockets,
@@ -77,7 +82,9 @@ struct Supervisor {
 
 impl Supervisor {
     async fn start(settings: Settings, handle: Handle, tasks: &LocalSet) -> Result<Self, Failure> {
-        let loaded = resolve(settings.plan).await?;
+        let configured = resolve(settings.plan).await?;
+        let answers = ask(&configured.plan, Answers::new()).await;
+        let loaded = extended(&configured, &answers);
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let count = loaded.plan.global.workers.unwrap_or_else(cores);
         let mut sockets = take_over(settings.inherited, count, &loaded.plan)?;
@@ -117,7 +124,9 @@ impl Supervisor {
         log::info!("{count} workers; {budget}");
         let mut supervisor = Self {
             source: settings.source,
+            configured,
             loaded: loaded.clone(),
+            discovery: Discovery::new(),
             generation: 0,
             registry: Registry::new(Arc::clone(&shared.waiting)),
             sockets,
@@ -137,6 +146,7 @@ impl Supervisor {
         };
         supervisor.install(loaded, opened, writer, tasks).await?;
         supervisor.admin.put_in_force(socket, tasks);
+        supervisor.discovery.follow(answers, tasks);
         log::info!("serving: generation {} in force", supervisor.generation);
         (supervisor.observer)(Event::Ready);
         Ok(supervisor)
@@ -158,6 +168,7 @@ impl Supervisor {
                     Post::Question(question) => self.answer(question, tasks).await,
                 },
                 loaded = next_loaded(&mut self.loading) => self.on_loaded(loaded, tasks).await,
+                news = self.discovery.next() => self.on_news(news, tasks).await,
                 Some(report) = self.reports.recv() => match (report, &mut self.drain) {
                     (Report::Drained { worker }, Some(drain)) => {
                         drain.drained[worker] = true;

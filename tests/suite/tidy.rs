@@ -100,6 +100,7 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
             "crossbeam",
             "form_urlencoded",
             "h2",
+            "hickory_resolver",
             "http_body_util",
             "humantime",
             "hyper",

@@ -31,16 +31,7 @@ fn default_queue() -> Queue {
 fn defaults_are_those_of_the_contract() {
     let seconds = Duration::from_secs;
     let expected = Plan {
-        global: Global {
-            access_log: None,
-            admin_socket: AdminSocket::Default,
-            workers: None,
-            max_connections: None,
-            drain_timeout: seconds(300),
-            user: None,
-            group: None,
-            splice: Splice::Auto,
-        },
+        global: default_global(),
         listeners: vec![Arc::new(default_listener())],
         pools: vec![Arc::new(Pool {
             name: "p".to_owned(),
@@ -71,6 +62,7 @@ fn defaults_are_those_of_the_contract() {
             sticky: None,
             send_proxy: SendProxy::Off,
             source: Source::Any,
+            discover: Discover::default(),
             health: Health::Probed(Probe {
                 kind: ProbeKind::Tcp,
                 interval: seconds(2),
@@ -109,6 +101,19 @@ fn default_backend() -> Backend {
         max_connections: 0,
         backup: false,
         server_id: None,
+    }
+}
+
+fn default_global() -> Global {
+    Global {
+        access_log: None,
+        admin_socket: AdminSocket::Default,
+        workers: None,
+        max_connections: None,
+        drain_timeout: Duration::from_secs(300),
+        user: None,
+        group: None,
+        splice: Splice::Auto,
     }
 }
 

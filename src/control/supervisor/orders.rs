@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use tokio::task::LocalSet;
 
-use super::{Failure, Supervisor};
+use super::Supervisor;
 use crate::config::plan::OnDown;
-use crate::control::access_log::Next;
 use crate::control::admin::messages::{Order, What};
 use crate::data::mailbox::{Command, Mailbox, Pool};
 use crate::lb::admin::Admin;
@@ -42,7 +41,9 @@ impl Supervisor {
             What::Weight(_) if self.drain.is_some() => return Err("the process stops".to_owned()),
             What::Weight(weight) => {
                 state.orders.set_weight(*weight);
-                self.rebuild(tasks).await.map_err(|failure| failure.0)?;
+                // What is in force, with the weights that hold now.
+                let renewed = self.renew(self.loaded.clone(), tasks).await;
+                renewed.map_err(|failure| failure.0)?;
                 "set"
             }
         };
@@ -85,14 +86,6 @@ impl Supervisor {
 
     fn mailboxes(&self) -> Vec<Mailbox> {
         self.workers.iter().map(|it| it.mailbox.clone()).collect()
-    }
-
-    /// Puts what is in force in force once more, with the weights that hold now.
-    async fn rebuild(&mut self, tasks: &LocalSet) -> Result<(), Failure> {
-        let loaded = self.loaded.clone();
-        let opened = self.sockets.open(&loaded.plan);
-        let opened = opened.map_err(|error| Failure(error.to_string()))?;
-        self.install(loaded, opened, Next::Same, tasks).await
     }
 }
 

@@ -13,6 +13,7 @@ use crate::config::diff::{Change, diff, summary};
 use crate::control::access_log::Next;
 use crate::control::aside::aside;
 use crate::control::capacity::max_connections;
+use crate::control::discovery::{Answers, ask, extended};
 use crate::control::handle::{Event, Outcome, Reply};
 use crate::control::loader::{LoadError, Loaded, load};
 use crate::control::reload::Registry;
@@ -25,15 +26,18 @@ use crate::lb::time::Tick;
 /// that requests are answered meanwhile.
 pub(super) struct Loading {
     since: Instant,
-    loaded: Pin<Box<dyn Future<Output = Result<Loaded, LoadError>>>>,
+    loaded: Pin<Box<dyn Future<Output = Result<Found, LoadError>>>>,
     /// Who waits for its end.
     asked: Vec<Reply<Outcome>>,
     /// Who has asked since then, if anybody has: the file may have changed after it was read.
     asked_again: Option<Vec<Reply<Outcome>>>,
 }
 
+/// What was loaded, and what those say whom it asks for backends.
+pub(super) type Found = (Loaded, Answers);
+
 /// What is loaded, once it is; never ends while nothing is.
-pub(super) async fn next_loaded(loading: &mut Option<Loading>) -> Result<Loaded, LoadError> {
+pub(super) async fn next_loaded(loading: &mut Option<Loading>) -> Result<Found, LoadError> {
     match loading {
         Some(loading) => loading.loaded.as_mut().await,
         None => pending().await,
@@ -60,9 +64,14 @@ impl Supervisor {
     fn start_loading(&mut self, asked: Vec<Reply<Outcome>>) {
         (self.observer)(Event::Reloading);
         let source = self.source.clone();
+        let known = self.discovery.answers().clone();
         self.loading = Some(Loading {
             since: Instant::now(),
-            loaded: Box::pin(async move { load(&source).await }),
+            loaded: Box::pin(async move {
+                let loaded = load(&source).await?;
+                let answers = ask(&loaded.plan, known).await;
+                Ok((loaded, answers))
+            }),
             asked,
             asked_again: None,
         });
@@ -82,7 +91,7 @@ impl Supervisor {
     }
 
     /// Puts in force what was loaded, and begins again if that was asked for meanwhile.
-    pub(super) async fn on_loaded(&mut self, loaded: Result<Loaded, LoadError>, tasks: &LocalSet) {
+    pub(super) async fn on_loaded(&mut self, loaded: Result<Found, LoadError>, tasks: &LocalSet) {
         let Some(loading) = self.loading.take() else {
             return;
         };
@@ -98,7 +107,7 @@ impl Supervisor {
     /// Puts in force what was loaded; on any error nothing has changed.
     async fn reload(
         &mut self,
-        loaded: Result<Loaded, LoadError>,
+        loaded: Result<Found, LoadError>,
         since: Instant,
         tasks: &LocalSet,
     ) -> Outcome {
@@ -130,10 +139,12 @@ impl Supervisor {
 
     async fn try_reload(
         &mut self,
-        loaded: Result<Loaded, Failure>,
+        loaded: Result<Found, Failure>,
         tasks: &LocalSet,
     ) -> Result<String, Failure> {
-        let loaded = loaded?;
+        let (configured, answers) = loaded?;
+        let answers = self.discovery.newest(answers);
+        let loaded = extended(&configured, &answers);
         let changes = diff(&self.loaded.plan, &loaded.plan);
         if let Some(change) = changes.iter().find(|change| change.needs_restart()) {
             return Err(Failure(change.to_string()));
@@ -149,12 +160,21 @@ impl Supervisor {
             .open(&loaded.plan)
             .map_err(|error| Failure(error.to_string()))?;
         self.install(loaded, opened, writer, tasks).await?;
+        self.configured = configured;
+        self.discovery.follow(answers, tasks);
         self.admin.put_in_force(socket, tasks);
         self.shared.max_connections.store(max, Relaxed);
         for change in &changes {
             log::debug!("reload: {change}");
         }
         Ok(describe(&changes))
+    }
+
+    /// Puts in force what differs from what is in force in nothing but its backends.
+    pub(super) async fn renew(&mut self, loaded: Loaded, tasks: &LocalSet) -> Result<(), Failure> {
+        let opened = self.sockets.open(&loaded.plan);
+        let opened = opened.map_err(|error| Failure(error.to_string()))?;
+        self.install(loaded, opened, Next::Same, tasks).await
     }
 
     /// Puts a plan in force whose sockets are bound: from here on only a worker that has ended, or
@@ -221,7 +241,7 @@ async fn build(
 }
 
 /// All changes, named as long as they are few.
-fn describe(changes: &[Change]) -> String {
+pub(super) fn describe(changes: &[Change]) -> String {
     if changes.is_empty() || changes.len() > CHANGES_NAMED {
         return summary(changes);
     }

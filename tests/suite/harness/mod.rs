@@ -12,6 +12,7 @@ pub mod command;
 pub mod config;
 pub mod faults;
 pub mod log;
+pub mod names;
 pub mod namespace;
 pub mod payload;
 pub mod process;
