@@ -6,6 +6,7 @@ mod aside;
 mod capacity;
 mod ejection;
 pub mod handle;
+mod http;
 pub mod loader;
 mod prober;
 mod reload;

@@ -29,6 +29,7 @@ mod connecting;
 mod endurance;
 mod health;
 mod hostile;
+mod metrics;
 mod phases;
 mod placement;
 mod queue;

@@ -34,6 +34,10 @@ fn defaults_are_those_of_the_contract() {
         global: Global {
             access_log: None,
             admin_socket: AdminSocket::Default,
+            http: Some(HttpAddress {
+                address: "127.0.0.1:9910".parse().unwrap(),
+                is_default: true,
+            }),
             workers: None,
             max_connections: None,
             drain_timeout: seconds(300),

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::task::LocalSet;
 
-use super::{Failure, Supervisor};
+use super::{Failure, Opening, Supervisor};
 use crate::config::plan::OnDown;
-use crate::control::access_log::Next;
 use crate::control::admin::messages::{Order, What};
+use crate::control::{access_log, admin, http};
 use crate::data::mailbox::{Command, Mailbox, Pool};
 use crate::lb::admin::Admin;
 use crate::lb::backend::BackendState;
@@ -92,7 +92,9 @@ impl Supervisor {
         let loaded = self.loaded.clone();
         let opened = self.sockets.open(&loaded.plan);
         let opened = opened.map_err(|error| Failure(error.to_string()))?;
-        self.install(loaded, opened, Next::Same, tasks).await
+        let others = (access_log::Next::Same, admin::Next::Same, http::Next::Same);
+        self.install(loaded, Opening::new(opened, others), tasks)
+            .await
     }
 }
 

@@ -11,6 +11,7 @@ pub mod clients;
 pub mod command;
 pub mod config;
 pub mod faults;
+pub mod http;
 pub mod log;
 pub mod namespace;
 pub mod payload;
