@@ -26,6 +26,7 @@ mod cases;
 mod config_files;
 mod configuration;
 mod connecting;
+mod dashboard;
 mod endurance;
 mod health;
 mod hostile;

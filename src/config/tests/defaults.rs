@@ -15,6 +15,13 @@ const DEFAULT_PHASE: phase::Rules = phase::Rules {
     min_bytes: 0,
 };
 
+fn default_http() -> HttpAddress {
+    HttpAddress {
+        address: "127.0.0.1:9910".parse().unwrap(),
+        is_default: true,
+    }
+}
+
 fn default_queue() -> Queue {
     Queue {
         limits: queue::Limits {
@@ -34,10 +41,7 @@ fn defaults_are_those_of_the_contract() {
         global: Global {
             access_log: None,
             admin_socket: AdminSocket::Default,
-            http: Some(HttpAddress {
-                address: "127.0.0.1:9910".parse().unwrap(),
-                is_default: true,
-            }),
+            http: Some(default_http()),
             workers: None,
             max_connections: None,
             drain_timeout: seconds(300),

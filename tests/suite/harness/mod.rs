@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod axis;
 pub mod backend;
+pub mod browser;
 pub mod clients;
 pub mod command;
 pub mod config;
