@@ -97,6 +97,7 @@ impl BackendState {
             own.fetch_add(before.load(Relaxed), Relaxed);
         }
         self.connect_time.add(&before.connect_time.snapshot());
+        self.meters.count_on_from(&before.meters);
     }
 
     /// The pool it belongs to.

@@ -7,7 +7,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::control::status::{Activity, Backend, Listener, Pool, Status};
+use crate::control::status::{Activity, AdminState, Backend, Listener, Pool, Status};
 use crate::lb::histogram::Snapshot;
 
 /// The page of this status.
@@ -190,6 +190,15 @@ fn both_ways(labels: &[Label<'_>], counts: [u64; 2], put: &mut Put<'_, u64>) {
     }
 }
 
+/// What may be said of a backend, and whether it is.
+fn orders(backend: &Backend) -> [(&'static str, bool); 3] {
+    [
+        ("ready", backend.admin == AdminState::Ready),
+        ("drain", backend.admin == AdminState::Drain),
+        ("down", backend.admin == AdminState::Down),
+    ]
+}
+
 // One row a metric, so that they read as the table they are.
 #[rustfmt::skip]
 const METRICS: &[Metric] = &[
@@ -301,11 +310,19 @@ const METRICS: &[Metric] = &[
         |status, put| for (labels, it) in backends(status) {
             put(&labels, it.ejected_for_s.is_some().into());
         }),
+    gauge("evenkeel_backend_orders", "1 for what its operator has said of it.",
+        |status, put| for ([pool, backend], it) in backends(status) {
+            for (order, is_it) in orders(it) {
+                put(&[pool, backend, ("order", order)], is_it.into());
+            }
+        }),
     gauge("evenkeel_backend_weight", "The weight in force.",
         |status, put| for (labels, it) in backends(status) { put(&labels, it.weight.into()); }),
     gauge("evenkeel_backend_open", "Sessions and flows open or about to be.",
         |status, put| for (labels, it) in backends(status) { put(&labels, it.open.into()); }),
-    gauge("evenkeel_backend_limit", "Sessions that may be open; 0 = any number.",
+    gauge("evenkeel_backend_busy", "Sessions that wait for an answer or get one.",
+        |status, put| for (labels, it) in backends(status) { put(&labels, it.busy.into()); }),
+    gauge("evenkeel_backend_limit", "Sessions that may be open, or busy; 0 = any number.",
         |status, put| for (labels, it) in backends(status) {
             put(&labels, it.max_connections.into());
         }),
@@ -316,6 +333,12 @@ const METRICS: &[Metric] = &[
         |status, put| for (labels, it) in backends(status) { put(&labels, it.connect_failures); }),
     histogram("evenkeel_backend_connect_seconds", "How long connects took that succeeded.",
         |status, put| for (labels, it) in backends(status) { put(&labels, it.connected.0); }),
+    histogram("evenkeel_backend_first_byte_seconds",
+        "From the first byte of a question to the first of its answer.",
+        |status, put| for (labels, it) in backends(status) { put(&labels, it.first_byte.0); }),
+    histogram("evenkeel_backend_gap_seconds",
+        "Between one chunk of an answer and the next, where it is a millisecond or more.",
+        |status, put| for (labels, it) in backends(status) { put(&labels, it.gap.0); }),
     counter("evenkeel_backend_bytes", "Bytes sent to it and to clients by it, once a second.",
         |status, put| for (labels, it) in backends(status) {
             both_ways(&labels, [it.bytes_to_backend, it.bytes_to_client], put);
