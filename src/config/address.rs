@@ -38,6 +38,16 @@ pub(super) fn bind(text: &str, is_udp: bool) -> Result<Bind, Wrong> {
     }
 }
 
+/// Reads an address to listen on that people ask by HTTP.
+pub(super) fn ip_and_port(text: &str) -> Result<SocketAddr, Wrong> {
+    const FORMS: &str = "write IP:PORT or [IPV6]:PORT";
+    let (host, port) = host_and_port(text, FORMS, 0)?;
+    ip(host, port).ok_or_else(|| {
+        let what = format!("{text:?} is not an address of this machine's own");
+        Wrong::new(what, FORMS)
+    })
+}
+
 /// Reads a network of clients, or the address of one.
 pub(super) fn network(text: &str) -> Result<Prefix, Wrong> {
     let parse = || {

@@ -241,7 +241,9 @@ pub(super) const GLOBAL: Section = Section {
             Default::Told("/run/evenkeel/admin.sock, where that can be"),
             "Where `evenkeel status` and its like find the process; the file is for its user alone (mode \
             0600); empty = none"),
-        later("http", EMPTY),
+        row("http", Takes::Form("IP:PORT, or empty"), text("127.0.0.1:9910"),
+            "Where /metrics, /healthz, /readyz and the dashboard are; port 0 = any free one, empty = \
+            nowhere. The default goes without where another process has it"),
         row("access_log", Takes::Table, Default::Told("none"), "A line for each session that ends"),
     ],
 };

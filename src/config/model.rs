@@ -19,8 +19,8 @@ use super::error::{Problems, Wrong};
 use super::key_part;
 use super::keys::{self, quoted};
 use super::plan::{
-    AccessLog, Address, AdminSocket, Bind, Discover, Global, LogFormat, OnDown, Output, Preread,
-    Queue, Refuse, SendProxy, Source, Splice, Udp,
+    AccessLog, Address, AdminSocket, Bind, Discover, Global, HttpAddress, LogFormat, OnDown,
+    Output, Preread, Queue, Refuse, SendProxy, Source, Splice, Udp,
 };
 use super::reader::{Reader, Written};
 use crate::lb::admission::access::Prefix;
@@ -186,6 +186,7 @@ fn global(reader: &Reader<'_>, problems: &Problems) -> Global {
         },
         admin_socket: admin_socket(reader),
         access_log: access_log(&reader.table("access_log", &keys::ACCESS_LOG), problems),
+        http: http(reader),
     }
 }
 
@@ -198,6 +199,18 @@ fn admin_socket(reader: &Reader<'_>) -> AdminSocket {
         Some(written) if written.given => written.value,
         _ => AdminSocket::Default,
     }
+}
+
+fn http(reader: &Reader<'_>) -> Option<HttpAddress> {
+    let parse = |text: &str| match text {
+        "" => Ok(None),
+        text => address::ip_and_port(text).map(Some),
+    };
+    let written = reader.parsed("http", parse)?;
+    Some(HttpAddress {
+        address: written.value?,
+        is_default: !written.given,
+    })
 }
 
 fn access_log(reader: &Reader<'_>, problems: &Problems) -> Option<AccessLog> {

@@ -53,6 +53,8 @@ pub struct Global {
     pub admin_socket: AdminSocket,
     /// Where a line goes for each session and flow that ends; `None` = nowhere.
     pub access_log: Option<AccessLog>,
+    /// Where metrics and the dashboard are; `None` = nowhere.
+    pub http: Option<HttpAddress>,
 }
 
 /// The Unix socket of the running process. Displayed as the file writes it.
@@ -75,6 +77,23 @@ impl fmt::Display for AdminSocket {
         }
     }
 }
+
+/// Where metrics and the dashboard are. Equal to the same place, whether somebody has named it or not.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpAddress {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Nobody has asked for this address by name, so that it need not be had.
+    pub is_default: bool,
+}
+
+impl PartialEq for HttpAddress {
+    fn eq(&self, other: &Self) -> bool {
+        self.address == other.address
+    }
+}
+
+impl Eq for HttpAddress {}
 
 /// The access log.
 #[derive(Clone, Debug, PartialEq, Eq)]

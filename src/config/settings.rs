@@ -62,6 +62,7 @@ pub(super) fn global(old: &Global, new: &Global) -> Vec<Setting> {
         splice,
         admin_socket,
         access_log,
+        http,
     } = old;
     let mut found = Differing::default();
     found.compare("workers", workers, &new.workers, number_or_auto);
@@ -81,6 +82,9 @@ pub(super) fn global(old: &Global, new: &Global) -> Vec<Setting> {
     found.compare("access_log", access_log, &new.access_log, |log| match log {
         None => "none".to_owned(),
         Some(log) => format!("{} ({})", log.output, log_format_word(log.format)),
+    });
+    found.compare("http", http, &new.http, |http| {
+        text_or_empty(&http.map(|http| http.address))
     });
     found.0
 }

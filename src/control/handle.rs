@@ -1,6 +1,7 @@
 //! What the process and the tasks of the control plane ask of its supervisor, and what the process is
 //! told.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire};
 
@@ -59,6 +60,8 @@ pub enum Event<'a> {
     Reloaded(&'a str),
     /// No new connections from now on.
     Stopping,
+    /// Metrics and the dashboard are at this address from now on.
+    Http(SocketAddr),
     /// Every worker has turned since the last time this was said.
     Alive,
 }

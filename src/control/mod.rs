@@ -7,6 +7,7 @@ mod capacity;
 mod discovery;
 mod ejection;
 pub mod handle;
+mod http;
 pub mod loader;
 mod prober;
 mod reload;

@@ -2,7 +2,7 @@
 //! pool stays the very object it was (its tables, its position), an unchanged backend keeps its
 //! health and counters, and so does a listener.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -28,6 +28,8 @@ pub(super) struct Registry {
     pools: HashMap<String, Arc<Pool>>,
     queues: HashMap<String, Arc<PoolQueue>>,
     sticky: HashMap<String, Arc<Sticky>>,
+    /// Who was forgotten, so that counters go on where they have ended if the name comes back.
+    gone: Gone,
     /// Counts who waits in any of them.
     waiting: Arc<AtomicU32>,
 }
@@ -139,6 +141,7 @@ impl Registry {
             let is_used = in_plan.contains(&(pool.as_str(), name.as_str())) || state.open() > 0;
             if !is_used {
                 log_backend(identity, state, None);
+                self.gone.backends.keep(identity.clone(), state);
             }
             is_used
         });
@@ -149,6 +152,7 @@ impl Registry {
             let is_used = self.pools.contains_key(pool) || !queue.is_empty();
             if !is_used {
                 log_queue(pool, queue);
+                self.gone.queues.keep(pool.clone(), queue);
             }
             is_used
         });
@@ -161,6 +165,7 @@ impl Registry {
             let is_used = listeners.contains(name.as_str()) || counters.open.load(Relaxed) > 0;
             if !is_used {
                 log_listener(counters);
+                self.gone.listeners.keep(name.clone(), counters);
             }
             is_used
         });
@@ -201,7 +206,9 @@ impl Registry {
 
     fn listener(&mut self, name: &str) -> Arc<ListenerCounters> {
         let entry = self.listeners.entry(name.to_owned());
-        Arc::clone(entry.or_insert_with(|| Arc::new(ListenerCounters::new(name))))
+        let gone = &mut self.gone.listeners;
+        let new = || Arc::new(ListenerCounters::new(name));
+        Arc::clone(entry.or_insert_with(|| gone.take(&name.to_owned()).unwrap_or_else(new)))
     }
 
     fn sticky(&mut self, pool: &plan::Pool, now: Tick) -> Option<Arc<Sticky>> {
@@ -215,8 +222,9 @@ impl Registry {
 
     fn queue(&mut self, pool: &str) -> Arc<PoolQueue> {
         let entry = self.queues.entry(pool.to_owned());
+        let gone = &mut self.gone.queues;
         let new = || Arc::new(PoolQueue::new(Arc::clone(&self.waiting)));
-        Arc::clone(entry.or_insert_with(new))
+        Arc::clone(entry.or_insert_with(|| gone.take(&pool.to_owned()).unwrap_or_else(new)))
     }
 
     fn member(&mut self, pool: &plan::Pool, backend: &plan::Backend, now: Tick) -> Member {
@@ -225,12 +233,16 @@ impl Registry {
             Health::None => true,
             Health::Probed(probe) => probe.initial_up,
         };
+        let of_name = identity.clone();
         let is_pool_new = !self.pools.contains_key(&pool.name);
         let new = || {
             let state = BackendState::new(&pool.name, &backend.name, is_up);
             state.begin(now);
             if !is_pool_new {
                 state.come_back(now); // the others have work, and this one begins
+            }
+            if let Some(before) = self.gone.backends.take(&of_name) {
+                state.count_on_from(&before);
             }
             Arc::new(state)
         };
@@ -251,6 +263,41 @@ fn is_same(pool: &Pool, plan: &plan::Pool, targets: &[Target]) -> bool {
         && pool.targets == targets
         && members.all(|(member, plan)| member.weight == member.state.orders.weight(plan.weight))
 }
+
+/// Who was forgotten, by name.
+#[derive(Debug, Default)]
+struct Gone {
+    backends: Last<(String, String), BackendState>,
+    listeners: Last<String, ListenerCounters>,
+    queues: Last<String, PoolQueue>,
+}
+
+/// The last of them.
+#[derive(Debug)]
+struct Last<N, T>(VecDeque<(N, Arc<T>)>);
+
+impl<N, T> Default for Last<N, T> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<N: PartialEq, T> Last<N, T> {
+    fn keep(&mut self, name: N, one: &Arc<T>) {
+        if self.0.len() == GONE_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((name, Arc::clone(one)));
+    }
+
+    fn take(&mut self, name: &N) -> Option<Arc<T>> {
+        let place = self.0.iter().position(|(other, _)| other == name)?;
+        self.0.remove(place).map(|(_, one)| one)
+    }
+}
+
+/// Names remembered of each kind: 2 MB of them at most.
+const GONE_MAX: usize = 1024;
 
 fn log_listener(counters: &ListenerCounters) {
     let name = &counters.name;

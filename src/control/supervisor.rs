@@ -16,14 +16,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 
-use self::reloading::{Loading, next_loaded};
+use self::reloading::{Loading, Opening, next_loaded};
 pub use self::settings::{Failure, Observer, OnBound, Settings};
-use super::access_log::Writers;
-use super::admin::Admin;
+use super::access_log::{self, Writers};
+use super::admin::{self, Admin};
 use super::capacity::{max_connections, spend};
 use super::discovery::{Answers, Discovery, ask, extended};
 use super::ejection;
 use super::handle::{Event, Handle, Post, Request, Requests};
+use super::http;
 use super::loader::{Loaded, Source, load};
 use super::prober::Probers;
 use super::reload::Registry;
@@ -69,6 +70,7 @@ struct Supervisor {
     budget: Budget,
     access_log: Writers,
     admin: Admin,
+    http: http::Server,
     shared: Arc<Shared>,
     workers: Vec<worker::Handle>,
     reports: UnboundedReceiver<Report>,
@@ -90,32 +92,16 @@ impl Supervisor {
         let mut sockets = take_over(settings.inherited, count, &loaded.plan)?;
         let budget = spend(settings.descriptors, count, &loaded.plan)?;
         let max = max_connections(&loaded.plan, &budget)?;
-        let opened = sockets
-            .open(&loaded.plan)
-            .map_err(|error| Failure(error.to_string()))?;
+        let opened = sockets.open(&loaded.plan);
+        let opened = opened.map_err(|error| Failure(error.to_string()))?;
         let shared = Arc::new(Shared::new(count, max, budget.open));
         let mut access_log = Writers::default();
-        let admin = Admin::new(handle);
-        let bound = admin.next(&loaded.plan.global).and_then(|socket| {
-            (settings.on_bound)(&loaded.plan)?;
-            sources::check(&loaded)?;
-            Ok(socket)
-        });
-        let wanted = loaded.plan.global.access_log.as_ref();
-        let writer = match bound {
-            Ok(socket) => {
-                let writer = access_log.next(wanted, shared.epoch).await;
-                writer.map(|writer| (socket, writer))
-            }
-            Err(error) => Err(error),
-        };
-        let (socket, writer) = match writer {
-            Ok(writer) => writer,
-            Err(error) => {
-                opened.abandon();
-                return Err(Failure(error));
-            }
-        };
+        let admin = Admin::new(handle.clone());
+        let http = http::Server::new(handle, budget.visitors);
+        let servers = (&mut access_log, &admin, &http);
+        let others = open_others(&loaded, settings.on_bound, servers, shared.epoch);
+        let others = others.await.inspect_err(|_| opened.abandon());
+        let opening = Opening::new(opened, others.map_err(Failure)?);
         let (workers, reports) =
             start_workers(&shared, &budget, loaded.plan.global.splice, settings.seed)
                 .map_err(|error| Failure(format!("cannot start a worker: {error}")))?;
@@ -134,6 +120,7 @@ impl Supervisor {
             budget,
             access_log,
             admin,
+            http,
             shared,
             workers,
             reports,
@@ -144,8 +131,7 @@ impl Supervisor {
             loading: None,
             drain: None,
         };
-        supervisor.install(loaded, opened, writer, tasks).await?;
-        supervisor.admin.put_in_force(socket, tasks);
+        supervisor.install(loaded, opening, tasks).await?;
         supervisor.discovery.follow(answers, tasks);
         log::info!("serving: generation {} in force", supervisor.generation);
         (supervisor.observer)(Event::Ready);
@@ -299,6 +285,25 @@ fn start_workers(
         seed: seed.wrapping_add(index as u64),
     })?;
     Ok((workers, reports))
+}
+
+/// What is opened beside listeners.
+type Others = (access_log::Next, admin::Next, http::Next);
+
+/// Opens what a first plan asks for beside its listeners.
+async fn open_others(
+    loaded: &Loaded,
+    on_bound: OnBound,
+    (access_log, admin, http): (&mut Writers, &Admin, &http::Server),
+    epoch: Instant,
+) -> Result<Others, String> {
+    let global = &loaded.plan.global;
+    let socket = admin.next(global)?;
+    let http = http.next(global.http)?;
+    on_bound(&loaded.plan)?;
+    sources::check(loaded)?;
+    let writer = access_log.next(global.access_log.as_ref(), epoch).await?;
+    Ok((writer, socket, http))
 }
 
 async fn resolve(plan: Plan) -> Result<Loaded, Failure> {

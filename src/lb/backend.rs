@@ -83,6 +83,23 @@ impl BackendState {
         }
     }
 
+    /// Counts on from where `before` has ended, which had its name.
+    pub fn count_on_from(&self, before: &Self) {
+        let singles = [
+            (&self.sessions, &before.sessions),
+            (&self.connect_failures, &before.connect_failures),
+        ];
+        let pairs = (self.bytes.iter().zip(&before.bytes))
+            .chain(self.datagrams.iter().zip(&before.datagrams))
+            .chain(self.probes.iter().zip(&before.probes))
+            .chain(singles);
+        for (own, before) in pairs {
+            own.fetch_add(before.load(Relaxed), Relaxed);
+        }
+        self.connect_time.add(&before.connect_time.snapshot());
+        self.meters.count_on_from(&before.meters);
+    }
+
     /// The pool it belongs to.
     pub fn pool(&self) -> &str {
         &self.pool

@@ -34,6 +34,14 @@ impl Histogram {
         }
     }
 
+    /// Adds what another one has counted.
+    pub fn add(&self, counted: &Snapshot) {
+        for (own, more) in self.counts.iter().zip(counted.counts) {
+            own.fetch_add(more, Relaxed);
+        }
+        self.sum_us.fetch_add(counted.sum_us, Relaxed);
+    }
+
     /// What has been counted. An observation that is being made may be in the counts and not yet
     /// in the sum.
     pub fn snapshot(&self) -> Snapshot {
@@ -195,6 +203,9 @@ mod tests {
             let mut snapshot = of(some).snapshot();
             snapshot.merge(&of(others).snapshot());
             prop_assert_eq!(snapshot, of(&durations_us).snapshot());
+            let histogram = of(some);
+            histogram.add(&of(others).snapshot());
+            prop_assert_eq!(histogram.snapshot(), snapshot);
             prop_assert_eq!(snapshot.count(), durations_us.len() as u64);
             prop_assert_eq!(snapshot.sum_us, durations_us.iter().sum::<u64>());
             for (bound, count) in snapshot.cumulative() {

@@ -38,11 +38,16 @@ fn demonstrate(length: Duration) -> io::Result<u64> {
         .into_iter()
         .collect::<io::Result<Vec<_>>>()?;
     let address = free_address()?;
-    let (handle, ended) = start_balancer(address, &backends)?;
+    let Balancer {
+        handle,
+        ended,
+        dashboard,
+    } = start_balancer(address, &backends)?;
     println!(
         "evenkeel in front of {} backends on {address}; Ctrl-C ends it",
         backends.len()
     );
+    println!("dashboard: http://{dashboard}/");
     println!("{}", header());
 
     let tally = Arc::new(Tally::default());
@@ -119,13 +124,21 @@ fn line(
     )
 }
 
-/// Starts the balancer on a thread of its own; the receiver ends with it.
-fn start_balancer(
-    address: SocketAddr,
-    backends: &[Backend],
-) -> io::Result<(Handle, mpsc::Receiver<()>)> {
+/// A balancer that runs.
+struct Balancer {
+    handle: Handle,
+    /// Ends with it.
+    ended: mpsc::Receiver<()>,
+    dashboard: SocketAddr,
+}
+
+/// Starts the balancer on a thread of its own.
+fn start_balancer(address: SocketAddr, backends: &[Backend]) -> io::Result<Balancer> {
+    // The default, which is easy to remember, where nobody has it.
+    let is_free = TcpListener::bind(DASHBOARD).is_ok();
+    let http = if is_free { DASHBOARD } else { "127.0.0.1:0" };
     let mut text = format!(
-        "[global]\nadmin_socket = \"\"\n\
+        "[global]\nadmin_socket = \"\"\nhttp = \"{http}\"\n\
          [[listener]]\nname = \"demo\"\nbind = \"{address}\"\npool = \"tokens\"\n\
          [pool.tokens]\nbalance = \"least_connections\"\n\
          [pool.tokens.health]\ninterval = \"500ms\"\nfast_interval = \"200ms\"\n\
@@ -146,9 +159,9 @@ fn start_balancer(
         descriptors: limits::raise_descriptors()?,
         on_bound: Box::new(|_| Ok(())),
         observer: Arc::new(move |event| {
-            if event == Event::Ready {
+            if let Event::Http(address) = event {
                 // The one who waits for it has gone only if the demonstration is over.
-                let _over = ready.send(());
+                let _over = ready.send(address);
             }
         }),
         alive_every: None,
@@ -162,10 +175,14 @@ fn start_balancer(
             }
             drop(running);
         })?;
-    is_ready
+    let dashboard = is_ready
         .recv()
         .map_err(|_| io::Error::other("the balancer did not start"))?;
-    Ok((handle, ended))
+    Ok(Balancer {
+        handle,
+        ended,
+        dashboard,
+    })
 }
 
 fn free_address() -> io::Result<SocketAddr> {
@@ -341,6 +358,8 @@ fn tell(name: &str, mut stream: &TcpStream) -> io::Result<()> {
 const NAMES: [&str; 3] = ["a", "b", "c"];
 /// The one that dies and comes back.
 const VICTIM: usize = 0;
+/// Where the dashboard is if that is free.
+const DASHBOARD: &str = "127.0.0.1:9910";
 const LOCALHOST: (&str, u16) = ("127.0.0.1", 0);
 /// Streams at a time.
 const CLIENTS: usize = 12;

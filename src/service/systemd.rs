@@ -27,6 +27,7 @@ pub(super) fn observer() -> Observer {
             Event::Stopping => {
                 sd_notify::notify(&[NotifyState::Stopping, NotifyState::Status("draining")])
             }
+            Event::Http(_) => return,
             Event::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
         };
         if let Err(error) = told {

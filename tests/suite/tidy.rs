@@ -107,6 +107,7 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
             "hyper_util",
             "libc",
             "log",
+            "prometheus_client",
             "rustls_native_certs",
             "serde",
             "serde_json",

@@ -15,6 +15,22 @@ const DEFAULT_PHASE: phase::Rules = phase::Rules {
     min_bytes: 0,
 };
 
+fn five_tuple() -> Vec<KeyPart> {
+    vec![
+        KeyPart::SourceIp,
+        KeyPart::SourcePort,
+        KeyPart::DestinationIp,
+        KeyPart::DestinationPort,
+    ]
+}
+
+fn default_http() -> HttpAddress {
+    HttpAddress {
+        address: "127.0.0.1:9910".parse().unwrap(),
+        is_default: true,
+    }
+}
+
 fn default_queue() -> Queue {
     Queue {
         limits: queue::Limits {
@@ -37,12 +53,7 @@ fn defaults_are_those_of_the_contract() {
             name: "p".to_owned(),
             balance: Settings {
                 policy: Policy::Hash,
-                hash_key: vec![
-                    KeyPart::SourceIp,
-                    KeyPart::SourcePort,
-                    KeyPart::DestinationIp,
-                    KeyPart::DestinationPort,
-                ],
+                hash_key: five_tuple(),
                 load_factor: 0.0,
                 fail_open: true,
                 panic_threshold: 0.0,
@@ -108,6 +119,7 @@ fn default_global() -> Global {
     Global {
         access_log: None,
         admin_socket: AdminSocket::Default,
+        http: Some(default_http()),
         workers: None,
         max_connections: None,
         drain_timeout: Duration::from_secs(300),

@@ -8,9 +8,8 @@ use std::time::Instant;
 
 use tokio::task::LocalSet;
 
-use super::{Failure, Supervisor};
+use super::{Failure, Others, Supervisor};
 use crate::config::diff::{Change, diff, summary};
-use crate::control::access_log::Next;
 use crate::control::aside::aside;
 use crate::control::capacity::max_connections;
 use crate::control::discovery::{Answers, ask, extended};
@@ -19,6 +18,7 @@ use crate::control::loader::{LoadError, Loaded, load};
 use crate::control::reload::Registry;
 use crate::control::sockets::Opened;
 use crate::control::sources;
+use crate::control::{access_log, admin, http};
 use crate::data::mailbox::{Command, Pool, Report};
 use crate::lb::time::Tick;
 
@@ -41,6 +41,25 @@ pub(super) async fn next_loaded(loading: &mut Option<Loading>) -> Result<Found, 
     match loading {
         Some(loading) => loading.loaded.as_mut().await,
         None => pending().await,
+    }
+}
+
+/// What was opened for a plan, before that is put in force.
+pub(super) struct Opening {
+    pub(super) sockets: Opened,
+    pub(super) writer: access_log::Next,
+    pub(super) socket: admin::Next,
+    pub(super) http: http::Next,
+}
+
+impl Opening {
+    pub(super) fn new(sockets: Opened, (writer, socket, http): Others) -> Self {
+        Self {
+            sockets,
+            writer,
+            socket,
+            http,
+        }
     }
 }
 
@@ -155,14 +174,13 @@ impl Supervisor {
         let writer = self.access_log.next(wanted, self.shared.epoch).await;
         let writer = writer.map_err(Failure)?;
         let socket = self.admin.next(&loaded.plan.global).map_err(Failure)?;
-        let opened = self
-            .sockets
-            .open(&loaded.plan)
-            .map_err(|error| Failure(error.to_string()))?;
-        self.install(loaded, opened, writer, tasks).await?;
+        let http = self.http.next(loaded.plan.global.http).map_err(Failure)?;
+        let opened = self.sockets.open(&loaded.plan);
+        let opened = opened.map_err(|error| Failure(error.to_string()))?;
+        let opening = Opening::new(opened, (writer, socket, http));
+        self.install(loaded, opening, tasks).await?;
         self.configured = configured;
         self.discovery.follow(answers, tasks);
-        self.admin.put_in_force(socket, tasks);
         self.shared.max_connections.store(max, Relaxed);
         for change in &changes {
             log::debug!("reload: {change}");
@@ -174,7 +192,9 @@ impl Supervisor {
     pub(super) async fn renew(&mut self, loaded: Loaded, tasks: &LocalSet) -> Result<(), Failure> {
         let opened = self.sockets.open(&loaded.plan);
         let opened = opened.map_err(|error| Failure(error.to_string()))?;
-        self.install(loaded, opened, Next::Same, tasks).await
+        let others = (access_log::Next::Same, admin::Next::Same, http::Next::Same);
+        let opening = Opening::new(opened, others);
+        self.install(loaded, opening, tasks).await
     }
 
     /// Puts a plan in force whose sockets are bound: from here on only a worker that has ended, or
@@ -182,10 +202,15 @@ impl Supervisor {
     pub(super) async fn install(
         &mut self,
         loaded: Loaded,
-        opened: Opened,
-        writer: Next,
+        opening: Opening,
         tasks: &LocalSet,
     ) -> Result<(), Failure> {
+        let Opening {
+            sockets: opened,
+            writer,
+            socket,
+            http,
+        } = opening;
         let now = Tick::ZERO.after(self.shared.epoch.elapsed());
         let registry = std::mem::take(&mut self.registry);
         let (registry, loaded, pools) = build(registry, loaded, now).await?;
@@ -222,6 +247,10 @@ impl Supervisor {
         self.probers.follow(&pools, &loaded.trust, tasks);
         self.loaded = loaded;
         self.access_log.put_in_force(writer);
+        self.admin.put_in_force(socket, tasks);
+        if let Some(address) = self.http.put_in_force(http, tasks) {
+            (self.observer)(Event::Http(address));
+        }
         Ok(())
     }
 }

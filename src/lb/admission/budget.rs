@@ -24,6 +24,8 @@ pub struct Budget {
     pub pipes_per_worker: u32,
     /// Health probes under way at once, at one descriptor each.
     pub probes: u32,
+    /// Connections of those who ask for metrics or the dashboard.
+    pub visitors: u32,
     /// Everything that does not depend on sessions: listening sockets, polls, pipes, probes, and a
     /// reserve for logs and reloads.
     pub fixed: u64,
@@ -35,16 +37,18 @@ pub fn budget(means: &Means) -> Option<Budget> {
     let share = means.descriptors / SMALL_SHARE;
     let pipes = (share / means.workers.max(1)).clamp(1, u64::from(means.pipes_max));
     let probes = share.clamp(1, PROBES_MAX);
+    let visitors = share.clamp(VISITORS_MIN, VISITORS_MAX);
     let reserve = (means.descriptors / RESERVE_SHARE).clamp(RESERVE_MIN, RESERVE_MAX);
     let of_workers = means.workers * (WORKER + 2 * pipes);
     // New sockets of a reload are open before the old ones are closed.
-    let fixed = reserve + of_workers + 2 * means.sockets + probes;
+    let fixed = reserve + of_workers + 2 * means.sockets + probes + visitors;
     let open = means.descriptors.checked_sub(fixed)?;
     let open = u32::try_from(open).unwrap_or(u32::MAX);
     Some(Budget {
         open: (open >= 2).then_some(open)?,
         pipes_per_worker: u32::try_from(pipes).unwrap_or(1),
         probes: u32::try_from(probes).unwrap_or(1),
+        visitors: u32::try_from(visitors).unwrap_or(1),
         fixed,
         descriptors: means.descriptors,
     })
@@ -75,6 +79,12 @@ impl fmt::Display for Budget {
 
 /// Pipes and probes get a sixteenth of all descriptors each at most.
 const SMALL_SHARE: u64 = 16;
+
+/// Connections by HTTP at least: monitoring and one dashboard.
+const VISITORS_MIN: u64 = 4;
+
+/// At most: dashboards of a whole team.
+const VISITORS_MAX: u64 = 64;
 
 /// Probes under way at once at most: 1,000 black-holed backends at the default intervals need 200.
 const PROBES_MAX: u64 = 256;

@@ -30,6 +30,14 @@ impl Meters {
         self.0[index % METERS].get_or_init(Box::default)
     }
 
+    /// Counts on from where others have ended.
+    pub fn count_on_from(&self, before: &Self) {
+        let (first_byte, gap) = before.snapshot();
+        let own = self.of_worker(0);
+        own.first_byte.add(&first_byte);
+        own.gap.add(&gap);
+    }
+
     /// What all have seen: first bytes, and gaps.
     pub fn snapshot(&self) -> (Snapshot, Snapshot) {
         let (mut first_byte, mut gap) = (Snapshot::default(), Snapshot::default());

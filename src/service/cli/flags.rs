@@ -275,7 +275,7 @@ mod tests {
             (
                 "--listen tcp://127.0.0.1:1 --backend a:1 --health http:health --admin x --http y",
                 "--admin x: \"x\" is not an absolute path; write /PATH\n\
-                 --http y: `http` is not supported yet; remove it or set it to \"\"\n\
+                 --http y: \"y\" has no host and port; write IP:PORT or [IPV6]:PORT\n\
                  --health http:health: \"health\" is no path; begin it with /, and write what no \
                  path can hold as % and two hexadecimal digits",
             ),

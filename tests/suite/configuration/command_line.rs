@@ -141,8 +141,8 @@ const WRONG_FLAGS: &[(&str, &str, &str)] = &[
     ),
     (
         "--http",
-        "127.0.0.1:1",
-        "--http 127.0.0.1:1: `http` is not supported yet",
+        "9910",
+        "--http 9910: \"9910\" has no host and port; write IP:PORT",
     ),
 ];
 

@@ -26,6 +26,7 @@ impl Config {
                 format!("workers = {}", axis.workers),
                 format!("splice = \"{}\"", axis.splice),
                 "admin_socket = \"\"".to_owned(), // many processes run at a time
+                "http = \"\"".to_owned(),
             ],
             listener: vec![format!("bind = \"{}\"", axis.family.any())],
             pool: Vec::new(),

@@ -7,10 +7,12 @@
 pub mod admin;
 pub mod axis;
 pub mod backend;
+pub mod browser;
 pub mod clients;
 pub mod command;
 pub mod config;
 pub mod faults;
+pub mod http;
 pub mod log;
 pub mod names;
 pub mod namespace;

@@ -328,11 +328,10 @@ impl Totals {
                     .and_then(|(_, rest)| rest.split_once("\": "))
                     && (counts.contains("open ") || counts.contains("waiting "))
                 {
-                    // One that went and came back counts from 0 again.
-                    let sums = map.entry(name.to_owned()).or_default();
-                    for (what, number) in numbers(counts) {
-                        *sums.entry(what).or_default() += number;
-                    }
+                    // One that went and came back counts on.
+                    map.entry(name.to_owned())
+                        .or_default()
+                        .extend(numbers(counts));
                 }
             }
         }
