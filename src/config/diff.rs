@@ -201,9 +201,7 @@ impl Change {
     /// threads start or when privileges are dropped.
     pub fn needs_restart(&self) -> bool {
         match self {
-            Self::Global(setting) => {
-                matches!(setting.key, "workers" | "user" | "group" | "splice")
-            }
+            Self::Global(setting) => RESTARTS.contains(&setting.key),
             _ => false,
         }
     }
@@ -228,6 +226,9 @@ impl Change {
         })
     }
 }
+
+/// Settings of the process that only a new one can have.
+const RESTARTS: [&str; 5] = ["workers", "user", "group", "splice", "sandbox"];
 
 /// All changes in one line: "2 backends added, 1 removed, 1 listener changed".
 pub fn summary(changes: &[Change]) -> String {
@@ -363,6 +364,16 @@ mod tests {
             "\n",
             "[global]\nsplice = \"off\"\n",
             "global: splice auto → off (takes a restart)",
+        ),
+        (
+            "\n",
+            "[global]\nsandbox = \"strict\"\n",
+            "global: sandbox auto → strict (takes a restart)",
+        ),
+        (
+            "\n",
+            "[global]\nexec_probes = true\n",
+            "global: exec_probes false → true",
         ),
         (
             "\n",

@@ -19,7 +19,7 @@ use super::key_part;
 use super::keys::{self, quoted};
 use super::plan::{
     AccessLog, Address, AdminSocket, Bind, Global, LogFormat, OnDown, Output, Preread, Queue,
-    Refuse, SendProxy, Source, Splice, Udp,
+    Refuse, Sandbox, SendProxy, Source, Splice, Udp,
 };
 use super::reader::{Reader, Written};
 use crate::lb::admission::access::Prefix;
@@ -43,8 +43,6 @@ pub(super) const MAX_NAME: usize = 128;
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) global: Global,
-    /// Whether probes may run programs.
-    pub(super) exec_probes: bool,
     pub(super) listeners: Vec<Listener>,
     pub(super) pools: Vec<Pool>,
 }
@@ -145,7 +143,6 @@ impl Model {
         let of_process = root.table("global", &keys::GLOBAL);
         Self {
             global: global(&of_process, problems),
-            exec_probes: of_process.flag("exec_probes"),
             listeners: root
                 .tables("listener", &keys::LISTENER)
                 .iter()
@@ -179,6 +176,13 @@ fn global(reader: &Reader<'_>, problems: &Problems) -> Global {
             "always" => Splice::Always,
             "off" => Splice::Off,
             _ => Splice::Auto,
+        },
+        exec_probes: reader.flag("exec_probes"),
+        sandbox: match reader.word("sandbox").value {
+            "files" => Sandbox::Files,
+            "strict" => Sandbox::Strict,
+            "off" => Sandbox::Off,
+            _ => Sandbox::Auto,
         },
         admin_socket: admin_socket(reader),
         access_log: access_log(&reader.table("access_log", &keys::ACCESS_LOG), problems),

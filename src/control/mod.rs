@@ -9,6 +9,7 @@ pub mod handle;
 pub mod loader;
 mod prober;
 mod reload;
+pub mod sandbox;
 mod socket_file;
 mod sockets;
 mod sources;

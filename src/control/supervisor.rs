@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 
 use self::reloading::{Loading, next_loaded};
 pub use self::settings::{Failure, Observer, OnBound, Settings};
-use super::access_log::Writers;
+use super::access_log::{Next, Writers};
 use super::admin::Admin;
 use super::capacity::{max_connections, spend};
 use super::ejection;
@@ -25,6 +25,7 @@ use super::handle::{Event, Handle, Post, Request, Requests};
 use super::loader::{Loaded, Source, load};
 use super::prober::Probers;
 use super::reload::Registry;
+use super::sandbox::Confinement;
 use super::sockets::Sockets;
 use super::sources;
 use super::status::Reloads;
@@ -55,6 +56,7 @@ pub fn run(settings: Settings, requests: Requests) -> Result<(), Failure> {
 
 struct Supervisor {
     source: Source,
+    confinement: Confinement,
     /// In force.
     loaded: Loaded,
     generation: u64,
@@ -87,28 +89,17 @@ impl Supervisor {
             .open(&loaded.plan)
             .map_err(|error| Failure(error.to_string()))?;
         let shared = Arc::new(Shared::new(count, max, budget.open));
-        let mut access_log = Writers::default();
         let admin = Admin::new(handle);
-        let bound = admin.next(&loaded.plan.global).and_then(|socket| {
-            (settings.on_bound)(&loaded.plan)?;
-            sources::check(&loaded)?;
-            Ok(socket)
-        });
-        let wanted = loaded.plan.global.access_log.as_ref();
-        let writer = match bound {
-            Ok(socket) => {
-                let writer = access_log.next(wanted, shared.epoch).await;
-                writer.map(|writer| (socket, writer))
-            }
+        let prepared = match admin.next(&loaded.plan.global) {
+            Ok(socket) => prepare(settings.on_bound, &loaded, shared.epoch)
+                .await
+                .map(|prepared| (socket, prepared)),
             Err(error) => Err(error),
         };
-        let (socket, writer) = match writer {
-            Ok(writer) => writer,
-            Err(error) => {
-                opened.abandon();
-                return Err(Failure(error));
-            }
-        };
+        let (socket, (confinement, access_log, writer)) = prepared.map_err(|error| {
+            opened.abandon();
+            Failure(error)
+        })?;
         let (workers, reports) =
             start_workers(&shared, &budget, loaded.plan.global.splice, settings.seed)
                 .map_err(|error| Failure(format!("cannot start a worker: {error}")))?;
@@ -117,6 +108,7 @@ impl Supervisor {
         log::info!("{count} workers; {budget}");
         let mut supervisor = Self {
             source: settings.source,
+            confinement,
             loaded: loaded.clone(),
             generation: 0,
             registry: Registry::new(Arc::clone(&shared.waiting)),
@@ -288,6 +280,20 @@ fn start_workers(
         seed: seed.wrapping_add(index as u64),
     })?;
     Ok((workers, reports))
+}
+
+/// What may still fail once the sockets are bound: giving up privileges, and what is opened without them.
+async fn prepare(
+    on_bound: OnBound,
+    loaded: &Loaded,
+    epoch: Instant,
+) -> Result<(Confinement, Writers, Next), String> {
+    let confinement = on_bound(&loaded.plan)?;
+    sources::check(loaded)?;
+    let mut access_log = Writers::default();
+    let wanted = loaded.plan.global.access_log.as_ref();
+    let writer = access_log.next(wanted, epoch).await?;
+    Ok((confinement, access_log, writer))
 }
 
 async fn resolve(plan: Plan) -> Result<Loaded, Failure> {

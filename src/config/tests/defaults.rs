@@ -15,6 +15,21 @@ const DEFAULT_PHASE: phase::Rules = phase::Rules {
     min_bytes: 0,
 };
 
+fn default_global() -> Global {
+    Global {
+        access_log: None,
+        admin_socket: AdminSocket::Default,
+        workers: None,
+        max_connections: None,
+        drain_timeout: Duration::from_secs(300),
+        user: None,
+        group: None,
+        splice: Splice::Auto,
+        exec_probes: false,
+        sandbox: Sandbox::Auto,
+    }
+}
+
 fn default_queue() -> Queue {
     Queue {
         limits: queue::Limits {
@@ -31,16 +46,7 @@ fn default_queue() -> Queue {
 fn defaults_are_those_of_the_contract() {
     let seconds = Duration::from_secs;
     let expected = Plan {
-        global: Global {
-            access_log: None,
-            admin_socket: AdminSocket::Default,
-            workers: None,
-            max_connections: None,
-            drain_timeout: seconds(300),
-            user: None,
-            group: None,
-            splice: Splice::Auto,
-        },
+        global: default_global(),
         listeners: vec![Arc::new(default_listener())],
         pools: vec![Arc::new(Pool {
             name: "p".to_owned(),
