@@ -558,11 +558,6 @@ mod tests {
             "pool p: health.type tcp → grpc",
         ),
         (
-            POOL,
-            "[global]\nexec_probes = true\n[pool.p]\nhealth.type = \"exec\"\nhealth.command = [\"/a\"]\n",
-            "pool p: health.type tcp → exec",
-        ),
-        (
             "\"10.0.0.1:1\"",
             "\"10.0.0.1:1\"\nweight = 50\nbackup = true",
             "backend p/a: weight 100 → 50, backup false → true",
@@ -581,6 +576,14 @@ mod tests {
             assert_eq!(lines(BASE, &new), [line], "{to}");
             assert_eq!(changes(&new, BASE).len(), 1, "and back: {to}");
         }
+    }
+
+    #[test]
+    fn a_program_in_place_of_another_probe_is_a_change() {
+        let allowed = BASE.replacen('\n', "[global]\nexec_probes = true\n", 1);
+        let probe = "[pool.p]\nhealth.type = \"exec\"\nhealth.command = [\"/a\"]\n";
+        let new = allowed.replacen(POOL, probe, 1);
+        assert_eq!(lines(&allowed, &new), ["pool p: health.type tcp → exec"]);
     }
 
     #[test]
