@@ -27,7 +27,7 @@ pub(super) fn check(model: Model, problems: &Problems) -> Option<Plan> {
     for pool in &model.pools {
         check_limits(pool, problems);
         check_balance(pool, problems);
-        health::check(pool, model.exec_probes, problems);
+        health::check(pool, model.global.exec_probes, problems);
         backends::check(pool, problems);
         check_server_ids(pool, problems);
         datagrams::check_amplification(pool, problems);

@@ -201,9 +201,7 @@ impl Change {
     /// threads start or when privileges are dropped.
     pub fn needs_restart(&self) -> bool {
         match self {
-            Self::Global(setting) => {
-                matches!(setting.key, "workers" | "user" | "group" | "splice")
-            }
+            Self::Global(setting) => RESTARTS.contains(&setting.key),
             _ => false,
         }
     }
@@ -228,6 +226,9 @@ impl Change {
         })
     }
 }
+
+/// Settings of the process that only a new one can have.
+const RESTARTS: [&str; 5] = ["workers", "user", "group", "splice", "sandbox"];
 
 /// All changes in one line: "2 backends added, 1 removed, 1 listener changed".
 pub fn summary(changes: &[Change]) -> String {
@@ -363,6 +364,16 @@ mod tests {
             "\n",
             "[global]\nsplice = \"off\"\n",
             "global: splice auto → off (takes a restart)",
+        ),
+        (
+            "\n",
+            "[global]\nsandbox = \"strict\"\n",
+            "global: sandbox auto → strict (takes a restart)",
+        ),
+        (
+            "\n",
+            "[global]\nexec_probes = true\n",
+            "global: exec_probes false → true",
         ),
         (
             "\n",
@@ -547,11 +558,6 @@ mod tests {
             "pool p: health.type tcp → grpc",
         ),
         (
-            POOL,
-            "[global]\nexec_probes = true\n[pool.p]\nhealth.type = \"exec\"\nhealth.command = [\"/a\"]\n",
-            "pool p: health.type tcp → exec",
-        ),
-        (
             "\"10.0.0.1:1\"",
             "\"10.0.0.1:1\"\nweight = 50\nbackup = true",
             "backend p/a: weight 100 → 50, backup false → true",
@@ -570,6 +576,14 @@ mod tests {
             assert_eq!(lines(BASE, &new), [line], "{to}");
             assert_eq!(changes(&new, BASE).len(), 1, "and back: {to}");
         }
+    }
+
+    #[test]
+    fn a_program_in_place_of_another_probe_is_a_change() {
+        let allowed = BASE.replacen('\n', "[global]\nexec_probes = true\n", 1);
+        let probe = "[pool.p]\nhealth.type = \"exec\"\nhealth.command = [\"/a\"]\n";
+        let new = allowed.replacen(POOL, probe, 1);
+        assert_eq!(lines(&allowed, &new), ["pool p: health.type tcp → exec"]);
     }
 
     #[test]

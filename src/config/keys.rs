@@ -237,6 +237,11 @@ pub(super) const GLOBAL: Section = Section {
             "Move bytes inside the kernel: while a session streams, from its first byte, or never"),
         row("exec_probes", Takes::Flag, Default::Is(Value::Flag(false)),
             "Let probes of type exec run programs; without it no process is ever started"),
+        row("sandbox", word(&["auto", "files", "strict", "off"], &[]), text("auto"),
+            "What the kernel is to keep the process from once it serves: files = running programs, and \
+            opening files that it has no use for (Landlock); strict = also system calls that it has no use \
+            for (seccomp), which costs 3 percent of the processor at small messages; auto = files, where \
+            `user` is set or a service manager waits for it. Not with `exec_probes`"),
         row("admin_socket", Takes::Form("an absolute path, or \"\""),
             Default::Told("/run/evenkeel/admin.sock, where that can be"),
             "Where `evenkeel status` and its like find the process; the file is for its user alone (mode \

@@ -20,7 +20,7 @@ use super::key_part;
 use super::keys::{self, quoted};
 use super::plan::{
     AccessLog, Address, AdminSocket, Bind, Discover, Global, HttpAddress, LogFormat, OnDown,
-    Output, Preread, Queue, Refuse, SendProxy, Source, Splice, Udp,
+    Output, Preread, Queue, Refuse, Sandbox, SendProxy, Source, Splice, Udp,
 };
 use super::reader::{Reader, Written};
 use crate::lb::admission::access::Prefix;
@@ -44,8 +44,6 @@ pub(super) const MAX_NAME: usize = 128;
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) global: Global,
-    /// Whether probes may run programs.
-    pub(super) exec_probes: bool,
     pub(super) listeners: Vec<Listener>,
     pub(super) pools: Vec<Pool>,
 }
@@ -149,7 +147,6 @@ impl Model {
         let of_process = root.table("global", &keys::GLOBAL);
         Self {
             global: global(&of_process, problems),
-            exec_probes: of_process.flag("exec_probes"),
             listeners: root
                 .tables("listener", &keys::LISTENER)
                 .iter()
@@ -183,6 +180,13 @@ fn global(reader: &Reader<'_>, problems: &Problems) -> Global {
             "always" => Splice::Always,
             "off" => Splice::Off,
             _ => Splice::Auto,
+        },
+        exec_probes: reader.flag("exec_probes"),
+        sandbox: match reader.word("sandbox").value {
+            "files" => Sandbox::Files,
+            "strict" => Sandbox::Strict,
+            "off" => Sandbox::Off,
+            _ => Sandbox::Auto,
         },
         admin_socket: admin_socket(reader),
         access_log: access_log(&reader.table("access_log", &keys::ACCESS_LOG), problems),

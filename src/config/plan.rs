@@ -49,6 +49,10 @@ pub struct Global {
     pub group: Option<String>,
     /// When sessions move bytes by splice.
     pub splice: Splice,
+    /// Whether probes may run programs.
+    pub exec_probes: bool,
+    /// What the process may still do once it serves.
+    pub sandbox: Sandbox,
     /// Where the running process is asked and told.
     pub admin_socket: AdminSocket,
     /// Where a line goes for each session and flow that ends; `None` = nowhere.
@@ -139,6 +143,19 @@ pub enum Splice {
     /// From its first byte.
     Always,
     /// Never.
+    Off,
+}
+
+/// What the process may still do once it serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sandbox {
+    /// As [`Sandbox::Files`], if it is a service: by hand, who knows what a reload will name.
+    Auto,
+    /// Open the files that it needs.
+    Files,
+    /// The same, and make the system calls that it needs.
+    Strict,
+    /// Whatever its account may.
     Off,
 }
 

@@ -10,7 +10,7 @@ use super::key_part;
 use super::keys::quoted;
 use super::plan::{
     Backend, Discover, Global, Listener, LogFormat, OnDown, Pool, Preread, Queue, Refuse, Route,
-    SendProxy, Source, Splice, Sticky, Udp,
+    Sandbox, SendProxy, Source, Splice, Sticky, Udp,
 };
 use super::units::show;
 use crate::lb::admission::queue;
@@ -61,6 +61,8 @@ pub(super) fn global(old: &Global, new: &Global) -> Vec<Setting> {
         group,
         splice,
         admin_socket,
+        exec_probes,
+        sandbox,
         access_log,
         http,
     } = old;
@@ -79,6 +81,10 @@ pub(super) fn global(old: &Global, new: &Global) -> Vec<Setting> {
         splice_word(*splice).to_owned()
     });
     found.plain("admin_socket", admin_socket, &new.admin_socket);
+    found.plain("exec_probes", exec_probes, &new.exec_probes);
+    found.compare("sandbox", sandbox, &new.sandbox, |sandbox| {
+        sandbox_word(*sandbox).to_owned()
+    });
     found.compare("access_log", access_log, &new.access_log, |log| match log {
         None => "none".to_owned(),
         Some(log) => format!("{} ({})", log.output, log_format_word(log.format)),
@@ -398,6 +404,15 @@ fn splice_word(splice: Splice) -> &'static str {
         Splice::Auto => "auto",
         Splice::Always => "always",
         Splice::Off => "off",
+    }
+}
+
+fn sandbox_word(sandbox: Sandbox) -> &'static str {
+    match sandbox {
+        Sandbox::Auto => "auto",
+        Sandbox::Files => "files",
+        Sandbox::Strict => "strict",
+        Sandbox::Off => "off",
     }
 }
 

@@ -11,6 +11,7 @@ mod http;
 pub mod loader;
 mod prober;
 mod reload;
+pub mod sandbox;
 mod socket_file;
 mod sockets;
 mod sources;

@@ -28,6 +28,7 @@ use super::http;
 use super::loader::{Loaded, Source, load};
 use super::prober::Probers;
 use super::reload::Registry;
+use super::sandbox::Confinement;
 use super::sockets::Sockets;
 use super::sources;
 use super::status::Reloads;
@@ -58,6 +59,7 @@ pub fn run(settings: Settings, requests: Requests) -> Result<(), Failure> {
 
 struct Supervisor {
     source: Source,
+    confinement: Confinement,
     /// As it was loaded.
     configured: Loaded,
     /// The same with all backends that were found: in force.
@@ -101,7 +103,8 @@ impl Supervisor {
         let servers = (&mut access_log, &admin, &http);
         let others = open_others(&loaded, settings.on_bound, servers, shared.epoch);
         let others = others.await.inspect_err(|_| opened.abandon());
-        let opening = Opening::new(opened, others.map_err(Failure)?);
+        let (confinement, others) = others.map_err(Failure)?;
+        let opening = Opening::new(opened, others);
         let (workers, reports) =
             start_workers(&shared, &budget, loaded.plan.global.splice, settings.seed)
                 .map_err(|error| Failure(format!("cannot start a worker: {error}")))?;
@@ -110,6 +113,7 @@ impl Supervisor {
         log::info!("{count} workers; {budget}");
         let mut supervisor = Self {
             source: settings.source,
+            confinement,
             configured,
             loaded: loaded.clone(),
             discovery: Discovery::new(),
@@ -290,20 +294,20 @@ fn start_workers(
 /// What is opened beside listeners.
 type Others = (access_log::Next, admin::Next, http::Next);
 
-/// Opens what a first plan asks for beside its listeners.
+/// Opens what a first plan asks for beside its listeners, and gives up privileges in between.
 async fn open_others(
     loaded: &Loaded,
     on_bound: OnBound,
     (access_log, admin, http): (&mut Writers, &Admin, &http::Server),
     epoch: Instant,
-) -> Result<Others, String> {
+) -> Result<(Confinement, Others), String> {
     let global = &loaded.plan.global;
     let socket = admin.next(global)?;
     let http = http.next(global.http)?;
-    on_bound(&loaded.plan)?;
+    let confinement = on_bound(&loaded.plan)?;
     sources::check(loaded)?;
     let writer = access_log.next(global.access_log.as_ref(), epoch).await?;
-    Ok((writer, socket, http))
+    Ok((confinement, (writer, socket, http)))
 }
 
 async fn resolve(plan: Plan) -> Result<Loaded, Failure> {

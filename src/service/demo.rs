@@ -15,6 +15,7 @@ use super::{run::seed, signals};
 use crate::config;
 use crate::control::handle::{Event, Handle, Request, requests};
 use crate::control::loader::Source;
+use crate::control::sandbox::Confinement;
 use crate::control::supervisor::{self, Settings};
 use crate::sys::limits;
 
@@ -157,7 +158,7 @@ fn start_balancer(address: SocketAddr, backends: &[Backend]) -> io::Result<Balan
         plan,
         inherited: Vec::new(),
         descriptors: limits::raise_descriptors()?,
-        on_bound: Box::new(|_| Ok(())),
+        on_bound: Box::new(|_| Ok(Confinement::None)),
         observer: Arc::new(move |event| {
             if let Event::Http(address) = event {
                 // The one who waits for it has gone only if the demonstration is over.

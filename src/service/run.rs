@@ -11,6 +11,7 @@ use super::{client, demo, help, logging, signals, systemd};
 use crate::config::plan::{self, Plan};
 use crate::control::handle::requests;
 use crate::control::loader::{self, LoadError, Source};
+use crate::control::sandbox::Confinement;
 use crate::control::supervisor::{self, Settings};
 use crate::sys::limits;
 use crate::sys::privilege::{self, Keep};
@@ -107,15 +108,23 @@ fn serve(source: Source, plan: Plan) -> Result<(), String> {
         limits::raise_descriptors().map_err(|error| failed("RLIMIT_NOFILE", error))?;
     privilege::forbid_new().map_err(|error| failed("PR_SET_NO_NEW_PRIVS", error))?;
     let (handle, requests) = requests();
-    signals
-        .forward(handle)
-        .map_err(|error| failed("cannot start a thread", error))?;
+    // Signals wait until then: their thread is to be confined like the others.
+    let on_bound = {
+        let source = source.clone();
+        move |plan: &Plan| {
+            drop_privileges(plan)?;
+            let confinement = Confinement::enter(plan, &source, systemd::waits())?;
+            let started = signals.forward(handle);
+            started.map_err(|error| format!("cannot start a thread: {error}"))?;
+            Ok(confinement)
+        }
+    };
     let settings = Settings {
         source,
         plan,
         inherited,
         descriptors,
-        on_bound: Box::new(drop_privileges),
+        on_bound: Box::new(on_bound),
         observer: systemd::observer(),
         alive_every: systemd::alive_every(),
         seed: seed(),
@@ -127,17 +136,6 @@ fn serve(source: Source, plan: Plan) -> Result<(), String> {
 /// of clients are started after that and by this one, which alone keeps the right to.
 fn drop_privileges(plan: &Plan) -> Result<(), String> {
     let (user, group) = (plan.global.user.as_deref(), plan.global.group.as_deref());
-    if user.is_none() && group.is_none() {
-        if privilege::is_root() {
-            log::warn!("running as root: set global.user to drop privileges after binding");
-        }
-        return Ok(());
-    }
-    let key = if user.is_some() {
-        "global.user"
-    } else {
-        "global.group"
-    };
     let is_transparent = plan
         .pools
         .iter()
@@ -146,6 +144,19 @@ fn drop_privileges(plan: &Plan) -> Result<(), String> {
         Keep::Transparency
     } else {
         Keep::Nothing
+    };
+    if user.is_none() && group.is_none() {
+        if privilege::is_root() {
+            log::warn!("running as root: set global.user to drop privileges after binding");
+            return Ok(());
+        }
+        privilege::shed(keep);
+        return Ok(());
+    }
+    let key = if user.is_some() {
+        "global.user"
+    } else {
+        "global.group"
     };
     privilege::look_up(user, group)
         .and_then(|account| privilege::become_account(account, keep))

@@ -7,6 +7,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use crate::control::handle::{Handle, Request};
+use crate::sys::privilege;
 
 /// Catches the signals from now on; they wait until [`Caught::forward`].
 pub(super) fn catch() -> io::Result<Caught> {
@@ -24,6 +25,9 @@ impl Caught {
         std::thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || {
+                if !privilege::is_root() {
+                    privilege::shed_all();
+                }
                 for signal in self.0.forever() {
                     match signal {
                         SIGHUP => handle.post(Request::Reload),

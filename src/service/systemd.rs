@@ -36,6 +36,11 @@ pub(super) fn observer() -> Observer {
     })
 }
 
+/// Whether a service manager waits for what [`observer`] says.
+pub(super) fn waits() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// How often the service manager wants to hear that the process lives: twice in the time it waits.
 pub(super) fn alive_every() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|within| within / 2)

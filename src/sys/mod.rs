@@ -7,6 +7,7 @@ pub mod interface;
 pub mod limits;
 pub mod privilege;
 pub mod process;
+pub mod sandbox;
 pub mod socket;
 pub mod source;
 pub mod splice;

@@ -7,8 +7,8 @@ use nix::unistd::{
     Gid, Group, Uid, User, chown, getegid, geteuid, getgid, getuid, setgid, setgroups, setuid,
 };
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_keep_capabilities,
-    set_no_new_privs,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities,
+    set_keep_capabilities, set_no_new_privs,
 };
 
 /// An account to become.
@@ -74,6 +74,40 @@ pub fn look_up(user: Option<&str>, group: Option<&str>) -> io::Result<Account> {
     Ok(Account { user: own.0, group })
 }
 
+/// Gives up what somebody who is not root was given beyond what is kept and the right to bind ports
+/// below 1024, which a reload may need: in the calling thread and those that it starts. Programs that
+/// are run get nothing of it. Whom a service manager forbids even that keeps what it gave.
+pub fn shed(keep: Keep) {
+    let give_up = || -> io::Result<()> {
+        clear_ambient_capability_set()?;
+        give_up_all_but(keep.capability()? | CapabilitySet::NET_BIND_SERVICE)
+    };
+    drop(give_up());
+}
+
+/// Gives up what is left, in the calling thread, likewise.
+pub fn shed_all() {
+    drop(give_up_all_but(CapabilitySet::empty()));
+}
+
+/// Gives up what the calling thread has beside `kept`, if it has anything.
+fn give_up_all_but(kept: CapabilitySet) -> io::Result<()> {
+    let held = capabilities(None)?.permitted;
+    if kept.contains(held) {
+        return Ok(());
+    }
+    keep_only(held & kept)
+}
+
+fn keep_only(kept: CapabilitySet) -> io::Result<()> {
+    let sets = CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    Ok(set_capabilities(None, sets)?)
+}
+
 /// Becomes `account` in every thread: supplementary groups go first, then the group, then the user,
 /// and then there must be no way back. Whoever is this account already and not root has nothing to
 /// give up, and under a service manager maybe not even the right to ask.
@@ -83,6 +117,7 @@ pub fn look_up(user: Option<&str>, group: Option<&str>) -> io::Result<Account> {
 pub fn become_account(account: Account, keep: Keep) -> io::Result<()> {
     let now = (getuid(), geteuid(), getgid(), getegid());
     if !is_root() && now == (account.user, account.user, account.group, account.group) {
+        shed(keep);
         return Ok(());
     }
     if is_root() {
@@ -97,12 +132,7 @@ pub fn become_account(account: Account, keep: Keep) -> io::Result<()> {
     setuid(account.user)?;
     set_keep_capabilities(false)?;
     if !kept.is_empty() {
-        let sets = CapabilitySets {
-            effective: kept,
-            permitted: kept,
-            inheritable: CapabilitySet::empty(),
-        };
-        set_capabilities(None, sets)?;
+        keep_only(kept)?;
     }
     if setuid(Uid::from_raw(0)).is_ok() {
         return Err(io::Error::other("root privileges could be taken back"));

@@ -246,13 +246,13 @@ fn a_file_is_read_again_when_it_changes() {
     let next = proxy.folder().join("next.toml");
     let mut file = fs::File::create(&next).unwrap();
     file.write_all(
-        (table(0, "") + &table(2, "name = \"third\"\nmax_connections = 1\n")).as_bytes(),
+        (table(0, "") + &table(2, "name = \"third\"\nmax_connections = 9\n")).as_bytes(),
     )
     .unwrap();
     fs::rename(&next, &path).unwrap();
     until("the third backend", || backends(&proxy) == ["a", "third"]);
     assert_eq!(tagged.shares(proxy.front(), 4), [2, 0, 2]);
-    assert_eq!(proxy.backend("third")["max_connections"], 1);
+    assert_eq!(proxy.backend("third")["max_connections"], 9);
     // It goes away, and what it has said stays.
     fs::remove_file(&path).unwrap();
     until("the log", || proxy.log.has("its last 2 backends stay"));

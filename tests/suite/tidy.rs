@@ -79,7 +79,18 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
         &["lb", "wire"],
         &["humantime", "regex", "strsim", "toml", "toml_parser"],
     ),
-    ("sys", &[], &["libc", "nix", "rustix", "socket2"]),
+    (
+        "sys",
+        &[],
+        &[
+            "landlock",
+            "libc",
+            "nix",
+            "rustix",
+            "seccompiler",
+            "socket2",
+        ],
+    ),
     (
         "data",
         &["lb", "wire", "config::plan", "sys"],

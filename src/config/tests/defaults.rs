@@ -126,6 +126,8 @@ fn default_global() -> Global {
         user: None,
         group: None,
         splice: Splice::Auto,
+        exec_probes: false,
+        sandbox: Sandbox::Auto,
     }
 }
 

@@ -141,7 +141,8 @@ impl Supervisor {
                 log::info!("{line}");
                 Ok(line)
             }
-            Err(error) => {
+            Err(Failure(error)) => {
+                let error = self.confinement.explain(error);
                 let line = format!(
                     "reload failed, generation {} stays in force: {error}",
                     self.generation
@@ -168,6 +169,7 @@ impl Supervisor {
         if let Some(change) = changes.iter().find(|change| change.needs_restart()) {
             return Err(Failure(change.to_string()));
         }
+        self.confinement.admits(&loaded.plan).map_err(Failure)?;
         let max = max_connections(&loaded.plan, &self.budget)?;
         sources::check(&loaded).map_err(Failure)?;
         let wanted = loaded.plan.global.access_log.as_ref();

@@ -7,13 +7,15 @@ use std::time::Duration;
 use crate::config::plan::Plan;
 use crate::control::handle::Event;
 use crate::control::loader::Source;
+use crate::control::sandbox::Confinement;
 use crate::sys::socket::Listening;
 
 /// Told of what happens; must not block.
 pub type Observer = Arc<dyn Fn(Event<'_>) + Send + Sync>;
 
-/// Called once when all sockets are bound and before anything is served: drops privileges.
-pub type OnBound = Box<dyn FnOnce(&Plan) -> Result<(), String> + Send>;
+/// Called once when all sockets are bound and before anything is served: gives up privileges, and says
+/// how far that goes.
+pub type OnBound = Box<dyn FnOnce(&Plan) -> Result<Confinement, String> + Send>;
 
 /// What the control plane is started with.
 pub struct Settings {

@@ -538,6 +538,7 @@ const BEYOND: &[(&str, &str)] = &[
     ("[global]", "splice"),
     ("[global]", "exec_probes"),
     ("[pool.p]", "busy_min_bytes"),
+    ("[global]", "sandbox"),
     ("[pool.p.sticky]", "key"),
     ("[pool.p.sticky]", "ttl"),
     ("[pool.p.sticky]", "max_entries"),

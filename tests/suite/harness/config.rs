@@ -20,14 +20,20 @@ pub struct Config {
 
 impl Config {
     /// No backend yet, no probes, no ejection, one attempt after another without mercy.
+    ///
+    /// `EVENKEEL_TEST_SANDBOX=strict` runs the cases in the sandbox that is not the default.
     pub fn new(axis: Axis) -> Self {
+        let mut global = vec![
+            format!("workers = {}", axis.workers),
+            format!("splice = \"{}\"", axis.splice),
+            "admin_socket = \"\"".to_owned(), // many processes run at a time
+            "http = \"\"".to_owned(),
+        ];
+        if let Ok(sandbox) = std::env::var("EVENKEEL_TEST_SANDBOX") {
+            global.push(format!("sandbox = \"{sandbox}\""));
+        }
         Self {
-            global: vec![
-                format!("workers = {}", axis.workers),
-                format!("splice = \"{}\"", axis.splice),
-                "admin_socket = \"\"".to_owned(), // many processes run at a time
-                "http = \"\"".to_owned(),
-            ],
+            global,
             listener: vec![format!("bind = \"{}\"", axis.family.any())],
             pool: Vec::new(),
             health: Vec::new(),

@@ -5,6 +5,7 @@ mod manual;
 mod notify;
 mod package;
 mod privileges;
+mod sandbox;
 mod unit;
 
 use std::io::{Read, Write};

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::command::{Outcome, end_of};
 use crate::harness::namespace::has;
 use crate::harness::proxy::Folder;
 use crate::harness::{EVENKEEL, scale};
@@ -14,13 +13,19 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+/// Runs a command to its end, which takes longer than that of others where much else goes on; what it
+/// has printed.
 #[track_caller]
-fn done(command: Command) -> Outcome {
-    let said = format!("{command:?}");
-    let outcome = end_of(command);
-    assert_eq!(outcome.code, Some(0), "{said}: {outcome:?}");
-    outcome
+fn done(command: &Command) -> String {
+    let mut bounded = Command::new("timeout");
+    bounded.arg(SECONDS_MAX).arg(command.get_program());
+    let output = bounded.args(command.get_args()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:#?}");
+    String::from_utf8(output.stdout).unwrap()
 }
+
+/// For one step of building, checking or installing.
+const SECONDS_MAX: &str = "120";
 
 /// A system with nothing on it but what dpkg writes.
 struct Root(Folder);
@@ -51,7 +56,7 @@ impl Root {
         dpkg.args(["dpkg", "--force-script-chrootless", "--force-depends"]);
         dpkg.arg(format!("--root={}", self.0.path().display()));
         dpkg.arg("--log=/dev/null").args(arguments);
-        done(dpkg);
+        done(&dpkg);
     }
 
     /// The files on it that the package is to blame for.
@@ -92,9 +97,8 @@ fn build(folder: &Path) -> Result<PathBuf, &'static str> {
     }
     let mut package = Command::new(repository("scripts/package"));
     package.args(["--binary", EVENKEEL, "--output"]).arg(folder);
-    let outcome = done(package);
-    let path = PathBuf::from(outcome.out.trim());
-    assert!(path.starts_with(folder), "{outcome:?}");
+    let path = PathBuf::from(done(&package).trim());
+    assert!(path.starts_with(folder), "{}", path.display());
     Ok(path)
 }
 
@@ -151,7 +155,7 @@ fn check_by_lintian(package: &Path) {
     // It goes into no archive whose bugs it could close.
     lintian.args(["--suppress-tags", "initial-upload-closes-no-bugs"]);
     lintian.arg(package);
-    done(lintian);
+    done(&lintian);
 }
 
 #[track_caller]
@@ -178,7 +182,7 @@ fn check_installed(root: &Root) {
     check
         .arg("check")
         .arg(root.path("etc/evenkeel/evenkeel.toml"));
-    done(check);
+    done(&check);
     let unit = root.path("usr/lib/systemd/system/evenkeel.service");
     let unit = fs::read_to_string(unit).unwrap();
     let start = "ExecStart=/usr/bin/evenkeel run -c /etc/evenkeel/evenkeel.toml";
@@ -193,7 +197,7 @@ fn check_installed(root: &Root) {
         fs::write(&path, unit.replace("/usr/bin/evenkeel", &binary)).unwrap();
         let mut analyze = Command::new("systemd-analyze");
         analyze.args(["verify", "--man=no"]).arg(&path);
-        done(analyze);
+        done(&analyze);
         fs::remove_file(path).unwrap();
     }
 }

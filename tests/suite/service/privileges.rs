@@ -44,7 +44,7 @@ fn sec_01_nothing_is_left_of_root_in_any_thread() {
 }
 
 /// What the kernel says of each thread of process `id`.
-fn threads(id: u32) -> Vec<BTreeMap<String, String>> {
+pub(super) fn threads(id: u32) -> Vec<BTreeMap<String, String>> {
     let tasks = fs::read_dir(format!("/proc/{id}/task")).unwrap();
     let fields = |task: fs::DirEntry| {
         // A thread that ends meanwhile has nothing at all.
@@ -60,7 +60,7 @@ fn threads(id: u32) -> Vec<BTreeMap<String, String>> {
 }
 
 /// No capability, as the kernel shows it.
-const NONE: &str = "0000000000000000";
+pub(super) const NONE: &str = "0000000000000000";
 
 #[test]
 fn con_20_only_the_one_capability_is_kept_and_only_where_it_is_used() {
