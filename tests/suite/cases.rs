@@ -35,8 +35,9 @@ const IDS: &[&str] = &[
     "ppx_10", "ppx_12", "ppx_14", "ppx_15", "ppx_16", "ppx_17", "ppx_18", "ppx_19", "ppx_20",
     "ppx_21", "ppx_22", "ppx_23", "ppx_24", "ppx_25", // Configuration and command line.
     "cfg_01", "cfg_02", "cfg_03", "cfg_04", "cfg_05", "cfg_06", "cfg_07", "cfg_08", "cfg_10",
-    // The admin socket.
-    "adm_01", "adm_03", "adm_09", "adm_10", // Security and the environment.
+    // The admin socket and metrics.
+    "adm_01", "adm_03", "adm_04", "adm_05", "adm_06", "adm_09",
+    "adm_10", // Security and the environment.
     "sec_01", "sec_03", "sec_07",
 ];
 

@@ -19,8 +19,8 @@ fn row(name: &str) -> String {
 #[test]
 fn a_backend_that_dies_turns_red_and_its_share_moves() {
     let folder = Folder::new();
-    let Some(mut browser) = Browser::start(folder.path()) else {
-        println!("left out: there is no chromium");
+    let case = "a_backend_that_dies_turns_red_and_its_share_moves";
+    let Some(mut browser) = Browser::start(case, folder.path()) else {
         return;
     };
     let (mut a, b) = (Served::echo(Family::V4), Served::echo(Family::V4));

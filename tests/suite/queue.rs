@@ -337,7 +337,7 @@ fn who_waits_follows_the_listener_to_another_pool() {
             pool("last", &full)
         );
         let workers = format!(
-            "[global]\nworkers = {}\nsplice = \"{}\"\n",
+            "[global]\nworkers = {}\nsplice = \"{}\"\nhttp = \"\"\n",
             axis.workers, axis.splice
         );
         proxy.write(format!("{workers}{rest}").as_bytes());
@@ -524,7 +524,7 @@ fn nobody_waits_for_a_pool_that_is_gone() {
         proxy.wait_open(quiet + 2);
         let open = backend.pair(proxy.front());
         let other = format!(
-            "[global]\nworkers = {}\nsplice = \"{}\"\n\
+            "[global]\nworkers = {}\nsplice = \"{}\"\nhttp = \"\"\n\
              [[listener]]\nname = \"other\"\nbind = \"127.0.0.1:0\"\npool = \"other\"\n\
              [pool.other]\nhealth = {{ type = \"none\" }}\n\
              [[pool.other.backend]]\naddress = \"{}\"\n",

@@ -2,14 +2,12 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use serde_json::{Value, json};
 
+use super::program::Software;
 use super::until;
-
-/// Where Debian has it.
-const CHROMIUM: &str = "/usr/bin/chromium";
 
 /// A running browser with one page.
 #[derive(Debug)]
@@ -22,15 +20,14 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts it; `None` where there is none.
-    pub fn start(folder: &Path) -> Option<Self> {
-        if !Path::new(CHROMIUM).exists() {
-            return None;
-        }
+    /// Starts it; where there is none the case is skipped.
+    pub fn start(case: &str, folder: &Path) -> Option<Self> {
+        let software = Software::find(case, &["chromium", "sh"])?;
         // It listens on descriptor 3 and answers on 4, each message ended by a NUL.
-        let script = "exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >/dev/null";
-        let mut child = Command::new("sh")
-            .args(["-c", script, CHROMIUM])
+        let script = "exec chromium \"$@\" 3<&0 4>&1 </dev/null >/dev/null";
+        let mut child = software
+            .command("sh")
+            .args(["-c", script, "chromium"])
             .args(["--headless=new", "--no-sandbox", "--disable-gpu"])
             .args(["--disable-dev-shm-usage", "--no-first-run"])
             .arg(format!("--user-data-dir={}", folder.display()))

@@ -114,7 +114,7 @@ function within(of) {
   const [middle, most] = [quantile(of, 0.5), quantile(of, 0.95)];
   if (middle === undefined) return ["–", ""];
   const text = (bound) => (Number.isFinite(bound) ? "≤ " + duration(bound) : "> 1000 s");
-  return [text(middle), "95 %: " + text(most)];
+  return [text(middle), "95 % " + text(most)];
 }
 
 // The mean of each second.
@@ -168,7 +168,7 @@ function history(signs) {
   const places = 40;
   const known = [...signs].slice(-places);
   const bad = known.filter((sign) => SIGNS[sign] === "failed").length;
-  const label = known.length === 0 ? "not probed yet" : `${bad} of the last ${known.length} probes failed`;
+  const label = known.length === 0 ? "no probe yet" : `${bad} of the last ${known.length} probes failed`;
   const svg = draw("svg", { class: "history", viewBox: "0 0 160 18", role: "img", "aria-label": label });
   svg.append(draw("title", {}, label));
   for (let at = 0; at < places; at += 1) {
@@ -313,7 +313,7 @@ const BACKENDS = [
   { title: "New per second", kind: "wide" },
   { title: "Connect" },
   { title: "First byte" },
-  { title: "To clients", kind: "number wide" },
+  { title: "To clients", kind: "number middling" },
   { title: "Weight", kind: "number wide" },
 ];
 
@@ -344,7 +344,7 @@ function backendRow(pool, backend, all) {
   const sessions = of((it) => it.sessions);
   const share = all > 0 ? gain(sessions) / all : 0;
   const limit = backend.max_connections;
-  const busy = backend.busy > 0 ? ` (${count(backend.busy)} busy)` : "";
+  const busy = make("span", { class: "sub", text: backend.busy > 0 ? `${count(backend.busy)} busy` : "" });
   const open = limit > 0 ? `${count(backend.open)} / ${count(limit)}` : count(backend.open);
   const fullness = limit > 0 ? backend.open / limit : 0;
   const weight = backend.weight === backend.weight_configured
@@ -356,7 +356,7 @@ function backendRow(pool, backend, all) {
       named(backend.name, backend.address),
       stateOf(backend),
       history(backend.recent_probes),
-      limit > 0 ? withBar(open + busy, fullness, fullness >= 1) : open + busy,
+      [limit > 0 ? withBar(open, fullness, fullness >= 1) : make("span", { text: open }), busy],
       withBar(all > 0 ? Math.round(100 * share) + " %" : "–", share),
       plot(steps(sessions), `${rate(perSecond(sessions))} new sessions a second`),
       durations(of((it) => it.connected), "connects"),
