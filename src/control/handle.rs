@@ -1,13 +1,14 @@
 //! What the process and the tasks of the control plane ask of its supervisor, and what the process is
 //! told.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::admin::messages::Order;
+use super::admin::messages::{Explained, Order};
 use super::status::Status;
 
 /// What is asked.
@@ -31,8 +32,21 @@ pub enum Question {
     Status(Reply<Status>),
     /// Read the configuration again and put it in force: how that has ended.
     Reload(Reply<Outcome>),
+    /// What would become of a client; an error says what is wrong with the question.
+    Explain(Newcomer, Reply<Result<Explained, String>>),
     /// Carry out an order for a backend: what was done, or why not.
     Backend(Order, Reply<Outcome>),
+}
+
+/// A client that might come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Newcomer {
+    /// The listener that it would come by.
+    pub listener: String,
+    /// Its address.
+    pub source: SocketAddr,
+    /// Where it would connect to; `None` = to the first address that the listener has.
+    pub destination: Option<SocketAddr>,
 }
 
 /// The way back to whoever asks. One who has gone needs no answer.

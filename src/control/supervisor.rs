@@ -2,6 +2,7 @@
 
 mod answers;
 mod discovering;
+mod explain;
 mod orders;
 mod reloading;
 mod settings;
@@ -34,6 +35,7 @@ use crate::config::plan::{Plan, Splice};
 use crate::data::mailbox::{Command, Report, Reports, Shared};
 use crate::data::worker;
 use crate::lb::admission::budget::Budget;
+use crate::lb::rng::Rng;
 use crate::sys::socket::Listening;
 
 /// Runs the control plane until it is asked to stop. The calling thread becomes its runtime.
@@ -78,6 +80,8 @@ struct Supervisor {
     reloads: Reloads,
     loading: Option<Loading>,
     drain: Option<Drain>,
+    /// For choices that nothing comes of.
+    rng: Rng,
 }
 
 impl Supervisor {
@@ -143,6 +147,7 @@ impl Supervisor {
             reloads: Reloads::default(),
             loading: None,
             drain: None,
+            rng: Rng::new(settings.seed),
         };
         supervisor.install(loaded, opened, writer, tasks).await?;
         supervisor.admin.put_in_force(socket, tasks);

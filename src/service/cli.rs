@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-pub use self::client::{Asks, Backend, Client, Wait};
+pub use self::client::{Asks, Backend, Client, Explain, Wait};
 pub use self::flags::Flags;
 use super::help::{Completions, Help};
 
@@ -51,6 +51,8 @@ pub enum Command {
     Completions(Completions),
     /// Tell how a running process is: listeners, pools, backends, queues, workers
     Status(Asks),
+    /// Tell which backend a client would get from a running process, and why not the others
+    Explain(Explain),
     /// Let a running process read its configuration again, and tell how that has ended
     Reload(Asks),
     /// Drain a backend of a running process, take it out or in, or set its weight
@@ -64,9 +66,6 @@ pub enum Command {
     /// Known, and not supported yet.
     #[command(hide = true)]
     Sessions(Later),
-    /// Known, and not supported yet.
-    #[command(hide = true)]
-    Explain(Later),
     /// Known, and not supported yet.
     #[command(hide = true)]
     Scale(Later),
@@ -118,12 +117,12 @@ impl Command {
             | Self::Help(_)
             | Self::Completions(_)
             | Self::Status(_)
+            | Self::Explain(_)
             | Self::Reload(_)
             | Self::Backend(_) => None,
             Self::Plan(_) => Some("plan"),
             Self::Top(_) => Some("top"),
             Self::Sessions(_) => Some("sessions"),
-            Self::Explain(_) => Some("explain"),
             Self::Scale(_) => Some("scale"),
             Self::Simulate(_) => Some("simulate"),
             Self::Upgrade(_) => Some("upgrade"),
@@ -134,6 +133,7 @@ impl Command {
     pub const fn client(&self) -> Option<Client<'_>> {
         match self {
             Self::Status(asks) => Some(Client::Status(asks)),
+            Self::Explain(explain) => Some(Client::Explain(explain)),
             Self::Reload(asks) => Some(Client::Reload(asks)),
             Self::Backend(backend) => Some(Client::Backend(backend)),
             _ => None,
@@ -194,7 +194,6 @@ mod tests {
             "plan x.toml",
             "top",
             "sessions --pool p",
-            "explain --listener a --source 1.2.3.4:5",
             "scale p auto",
             "simulate --trace steady",
             "upgrade",

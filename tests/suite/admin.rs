@@ -2,6 +2,7 @@
 //! The commands that use it are in the files below.
 
 mod backends;
+mod explain;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

@@ -1,6 +1,7 @@
 //! What is said over the admin socket, beside [`Status`](crate::control::status::Status).
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,38 @@ pub enum What {
     Cut,
     /// Have this weight, whatever the configuration says; `{"weight": null}` = what that says.
     Weight(Option<u16>),
+}
+
+/// What would become of a client: the answer to `GET /v1/explain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// The listener that it comes by.
+    pub listener: String,
+    /// Its address.
+    pub source: SocketAddr,
+    /// The address that it has connected to.
+    pub destination: SocketAddr,
+    /// The pool that it would be for.
+    pub pool: String,
+    /// How the pool chooses.
+    pub balance: String,
+    /// The backend that it would get; `None` = none.
+    pub backend: Option<String>,
+    /// Why that one, or why none.
+    pub because: String,
+    /// What there is to say of each backend, in the order of the configuration.
+    pub backends: Vec<Verdict>,
+}
+
+/// What there is to say of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Its name.
+    pub backend: String,
+    /// Whether the client would get it.
+    pub is_chosen: bool,
+    /// Why, or why not.
+    pub because: String,
 }
 
 /// What was done.

@@ -5,11 +5,13 @@ use hyper::{Method, StatusCode};
 use serde::Serialize;
 
 use super::messages::{Done, Order, Problem};
-use crate::control::handle::{Handle, Outcome, Question};
+use crate::control::handle::{Handle, Newcomer, Outcome, Question};
+use crate::sys::socket::canonical;
 
 /// Everything there is, by its path; the version is that of what the answers look like.
-const ROUTES: [(&str, Method, Route); 3] = [
+const ROUTES: [(&str, Method, Route); 4] = [
     ("/v1/status", Method::GET, Route::Status),
+    ("/v1/explain", Method::GET, Route::Explain),
     ("/v1/reload", Method::POST, Route::Reload),
     ("/v1/backend", Method::POST, Route::Backend),
 ];
@@ -18,6 +20,7 @@ const ROUTES: [(&str, Method, Route); 3] = [
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Route {
     Status,
+    Explain,
     Reload,
     Backend,
 }
@@ -25,6 +28,7 @@ pub(super) enum Route {
 /// With what, and by whom.
 #[derive(Debug)]
 pub(super) struct Asked {
+    pub(super) query: String,
     pub(super) body: Bytes,
     pub(super) peer: Peer,
 }
@@ -62,7 +66,7 @@ impl Route {
     /// Bytes of a body that are taken.
     pub(super) const fn body_max(self) -> usize {
         match self {
-            Self::Status | Self::Reload => 0,
+            Self::Status | Self::Explain | Self::Reload => 0,
             Self::Backend => ORDER_MAX,
         }
     }
@@ -71,6 +75,13 @@ impl Route {
     pub(super) async fn answer(self, asked: Asked, handle: &Handle) -> Answer {
         match self {
             Self::Status => of(handle.ask(Question::Status).await),
+            Self::Explain => match newcomer(&asked.query) {
+                Ok(newcomer) => {
+                    let explain = |reply| Question::Explain(newcomer, reply);
+                    of_result(handle.ask(explain).await)
+                }
+                Err(error) => Answer::problem(StatusCode::BAD_REQUEST, error),
+            },
             Self::Reload => {
                 let outcome = handle.ask(Question::Reload).await;
                 audit(asked.peer, "reload", outcome.as_ref());
@@ -110,12 +121,36 @@ fn of(answer: Option<impl Serialize>) -> Answer {
     }
 }
 
-fn of_outcome(outcome: Option<Outcome>) -> Answer {
-    match outcome {
-        Some(Err(error)) => Answer::problem(StatusCode::CONFLICT, error),
-        Some(Ok(message)) => of(Some(Done { message })),
-        None => of(None::<Done>),
+fn of_result(answer: Option<Result<impl Serialize, String>>) -> Answer {
+    match answer.transpose() {
+        Ok(answer) => of(answer),
+        Err(error) => Answer::problem(StatusCode::CONFLICT, error),
     }
+}
+
+fn of_outcome(outcome: Option<Outcome>) -> Answer {
+    of_result(outcome.map(|outcome| outcome.map(|message| Done { message })))
+}
+
+/// `listener=NAME&source=IP:PORT`, and maybe `destination=IP:PORT`.
+fn newcomer(query: &str) -> Result<Newcomer, String> {
+    let value = |wanted: &str| {
+        let mut pairs = form_urlencoded::parse(query.as_bytes());
+        pairs.find_map(|(key, value)| (key == wanted).then(|| value.into_owned()))
+    };
+    let address = |wanted: &str| {
+        let parse = |text: String| {
+            let wrong = |_| format!("{wanted}: {text:?} is not an address; write IP:PORT");
+            text.parse().map(canonical).map_err(wrong)
+        };
+        value(wanted).map(parse).transpose()
+    };
+    let missing = |key: &str| format!("{key}: missing; write ?listener=NAME&source=IP:PORT");
+    Ok(Newcomer {
+        listener: value("listener").ok_or_else(|| missing("listener"))?,
+        source: address("source")?.ok_or_else(|| missing("source"))?,
+        destination: address("destination")?,
+    })
 }
 
 /// Says who has changed something, or has tried to.

@@ -1,5 +1,6 @@
 //! The commands that ask and tell a running process.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use crate::control::admin::messages::{Order, What};
 pub enum Client<'a> {
     /// How it is.
     Status(&'a Asks),
+    /// What would become of a client.
+    Explain(&'a Explain),
     /// To read its configuration again.
     Reload(&'a Asks),
     /// An order for a backend.
@@ -28,6 +31,23 @@ pub struct Asks {
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `evenkeel explain`.
+#[derive(Args, Clone, Debug)]
+pub struct Explain {
+    /// The listener that the client comes by
+    #[arg(long, value_name = "NAME")]
+    pub listener: String,
+    /// Its address
+    #[arg(long, value_name = "IP:PORT")]
+    pub source: SocketAddr,
+    /// Where it connects to [default: the first address of the listener]
+    #[arg(long, value_name = "IP:PORT")]
+    pub destination: Option<SocketAddr>,
+    /// What all such commands take.
+    #[command(flatten)]
+    pub asks: Asks,
 }
 
 /// `evenkeel backend`.

@@ -69,7 +69,7 @@ impl Drain {
                 return Ok(());
             }
             if self.is_told && told != Some(left) {
-                text::print(&format!("{left} sessions left\n"))?;
+                text::print(&format!("sessions left: {left}\n"))?;
                 told = Some(left);
             }
             let waited = self.since.elapsed();
@@ -88,7 +88,7 @@ impl Drain {
             self.reset = Some(left);
         }
         if self.since.elapsed() > deadline + CUT_TIME {
-            let error = format!("{left} sessions are open still, although they were reset");
+            let error = format!("sessions open still, although they were reset: {left}");
             return Err(Trouble::Refused(error));
         }
         let what = What::Cut;
@@ -122,12 +122,8 @@ impl Drain {
             };
             return text::print(&(json(&drained) + "\n"));
         }
-        let how = match reset {
-            0 => "none had to be reset".to_owned(),
-            reset => format!("{reset} were reset"),
-        };
         text::print(&format!(
-            "no session left after {}; {how}\n",
+            "no session left after {}; reset: {reset}\n",
             text::time(waited_s)
         ))
     }

@@ -1,6 +1,7 @@
 //! Commands that ask and tell a running process, over its admin socket.
 
 mod backend;
+mod explain;
 mod reload;
 mod status;
 mod text;
@@ -27,6 +28,7 @@ use crate::control::admin::messages::Problem;
 pub(super) fn run(command: &Command<'_>) -> Exit {
     let (asks, outcome) = match command {
         Command::Status(asks) => (*asks, status::run(asks)),
+        Command::Explain(explain) => (&explain.asks, explain::run(explain)),
         Command::Reload(asks) => (*asks, reload::run(asks)),
         Command::Backend(backend) => (backend.asks(), backend::run(backend)),
     };

@@ -173,7 +173,6 @@ fn cfg_05_what_is_planned_says_so() {
         &["plan", "x.toml"][..],
         &["top"],
         &["sessions", "--pool", "p", "--json"],
-        &["explain", "--listener", "a", "--source", "127.0.0.1:1"],
         &["scale", "p", "auto"],
         &["simulate", "--trace", "steady"],
         &["upgrade"],

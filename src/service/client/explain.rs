@@ -1,0 +1,58 @@
+//! `evenkeel explain`: which backend a client would get, and why not the others.
+
+use super::text::{self, Cell, Colour, Look, row};
+use super::{Process, Trouble};
+use crate::control::admin::messages::Explained;
+use crate::service::cli::Explain;
+use crate::service::exit::Exit;
+
+/// Asks and shows.
+pub(super) fn run(command: &Explain) -> Result<Exit, Trouble> {
+    let mut query = form_urlencoded::Serializer::new("/v1/explain?".to_owned());
+    query.append_pair("listener", &command.listener);
+    query.append_pair("source", &command.source.to_string());
+    if let Some(destination) = command.destination {
+        query.append_pair("destination", &destination.to_string());
+    }
+    // It begins with a separator, since something stands before it.
+    let path = query.finish().replacen("?&", "?", 1);
+    let answer = Process::of(&command.asks)?.get(&path)?;
+    if command.asks.json {
+        answer.print()?;
+    } else {
+        text::print(&show(&answer.read()?, Look::of_stdout()))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn show(explained: &Explained, look: Look) -> String {
+    let Explained {
+        listener,
+        source,
+        destination,
+        pool,
+        balance,
+        because,
+        ..
+    } = explained;
+    let backend = match &explained.backend {
+        Some(backend) => format!("backend {backend}"),
+        None => "no backend".to_owned(),
+    };
+    let rows: Vec<Vec<Cell>> = (explained.backends.iter())
+        .map(|verdict| {
+            let colour = match verdict.is_chosen {
+                true => Colour::Good,
+                false => Colour::Plain,
+            };
+            let mut row = row![&verdict.backend];
+            row.push(Cell::coloured(&verdict.because, colour));
+            row
+        })
+        .collect();
+    format!(
+        "{source} to {destination} by listener {listener}: pool {pool} ({balance})\n\
+         {backend}: {because}\n\n{}",
+        look.table(&["BACKEND", "WHY"], &rows)
+    )
+}
