@@ -4,7 +4,9 @@ mod answers;
 mod discovering;
 mod explain;
 mod orders;
+mod planning;
 mod reloading;
+mod sessions;
 mod settings;
 
 use std::io;

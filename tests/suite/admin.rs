@@ -3,6 +3,8 @@
 
 mod backends;
 mod explain;
+mod plan;
+mod sessions;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

@@ -8,14 +8,13 @@ use crate::service::exit::Exit;
 
 /// Asks and shows.
 pub(super) fn run(command: &Explain) -> Result<Exit, Trouble> {
-    let mut query = form_urlencoded::Serializer::new("/v1/explain?".to_owned());
-    query.append_pair("listener", &command.listener);
-    query.append_pair("source", &command.source.to_string());
-    if let Some(destination) = command.destination {
-        query.append_pair("destination", &destination.to_string());
-    }
-    // It begins with a separator, since something stands before it.
-    let path = query.finish().replacen("?&", "?", 1);
+    let source = command.source.to_string();
+    let destination = command.destination.map(|address| address.to_string());
+    let pairs = [("listener", command.listener.as_str()), ("source", &source)];
+    let more = destination
+        .as_deref()
+        .map(|address| ("destination", address));
+    let path = text::query("/v1/explain", pairs.into_iter().chain(more));
     let answer = Process::of(&command.asks)?.get(&path)?;
     if command.asks.json {
         answer.print()?;

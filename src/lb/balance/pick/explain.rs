@@ -43,9 +43,34 @@ impl Balancer {
             _ => Reason::NotNeeded,
         };
         let mut members: Vec<Reason> = self.members.iter().map(reason).collect();
+        let chosen = self.look_for(client, tried, (now, rng), |candidates, chosen| {
+            for (nth, &place) in candidates.tier.iter().enumerate() {
+                members[usize::from(place)] = match self.objection(candidates, nth) {
+                    _ if chosen == Some(nth) => Reason::Chosen,
+                    None => Reason::Other,
+                    Some(objection) => objection,
+                };
+            }
+        });
+        Explanation { chosen, members }
+    }
+
+    /// The same without the reasons.
+    pub fn would_pick(&self, client: &Client, now: Tick, rng: &mut Rng) -> Result<u16, Refusal> {
+        self.look_for(client, &[], (now, rng), |_, _| {})
+    }
+
+    /// Tells `note` of each choice on the way.
+    fn look_for(
+        &self,
+        client: &Client,
+        tried: &[u16],
+        (now, rng): (Tick, &mut Rng),
+        mut note: impl FnMut(&Candidates<'_>, Option<usize>),
+    ) -> Result<u16, Refusal> {
         // Whose turn it is then is whose turn it was before.
         let copies = [&self.primaries, &self.backups].map(|tier| tier.algorithm.copy());
-        let chosen = self.decide(client, tried, (now, rng), |tier, candidates, key, rng| {
+        self.decide(client, tried, (now, rng), |tier, candidates, key, rng| {
             let candidates = Candidates {
                 is_aside: true,
                 ..*candidates
@@ -53,16 +78,9 @@ impl Balancer {
             let copy = &copies[usize::from(std::ptr::eq(tier, &raw const self.backups))];
             let algorithm = copy.as_ref().unwrap_or(&tier.algorithm);
             let chosen = algorithm.choose(self.settings.load_factor, &candidates, key, rng);
-            for (nth, &place) in tier.members.iter().enumerate() {
-                members[usize::from(place)] = match self.objection(&candidates, nth) {
-                    _ if chosen == Some(nth) => Reason::Chosen,
-                    None => Reason::Other,
-                    Some(objection) => objection,
-                };
-            }
+            note(&candidates, chosen);
             chosen.map(|nth| tier.members[nth])
-        });
-        Explanation { chosen, members }
+        })
     }
 
     /// The same, for a client that stays where it has been before.
