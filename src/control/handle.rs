@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::admin::messages::Order;
+use super::admin::messages::{Explained, Order, Planned, Sessions};
 use super::status::Status;
 
 /// What is asked.
@@ -32,8 +32,45 @@ pub enum Question {
     Status(Reply<Status>),
     /// Read the configuration again and put it in force: how that has ended.
     Reload(Reply<Outcome>),
+    /// Who is open.
+    Sessions(Wanted, Reply<Sessions>),
+    /// What would become of a client; an error says what is wrong with the question.
+    Explain(Newcomer, Reply<Result<Explained, String>>),
+    /// What a reload to this file would change; an error says what is wrong with it.
+    Plan(File, Reply<Result<Planned, String>>),
     /// Carry out an order for a backend: what was done, or why not.
     Backend(Order, Reply<Outcome>),
+}
+
+/// A configuration that is not in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// What its errors call it.
+    pub name: String,
+    /// What it holds.
+    pub text: Vec<u8>,
+}
+
+/// Of whom is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Those of this pool; `None` = of any.
+    pub pool: Option<String>,
+    /// Those on the backend of this name; `None` = on any, or none yet.
+    pub backend: Option<String>,
+    /// So many at most.
+    pub most: usize,
+}
+
+/// A client that might come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Newcomer {
+    /// The listener that it would come by.
+    pub listener: String,
+    /// Its address.
+    pub source: SocketAddr,
+    /// Where it would connect to; `None` = to the first address that the listener has.
+    pub destination: Option<SocketAddr>,
 }
 
 /// The way back to whoever asks. One who has gone needs no answer.

@@ -2,8 +2,11 @@
 
 mod answers;
 mod discovering;
+mod explain;
 mod orders;
+mod planning;
 mod reloading;
+mod sessions;
 mod settings;
 
 use std::io;
@@ -36,6 +39,7 @@ use crate::config::plan::{Plan, Splice};
 use crate::data::mailbox::{Command, Report, Reports, Shared};
 use crate::data::worker;
 use crate::lb::admission::budget::Budget;
+use crate::lb::rng::Rng;
 use crate::sys::socket::Listening;
 
 /// Runs the control plane until it is asked to stop. The calling thread becomes its runtime.
@@ -82,6 +86,8 @@ struct Supervisor {
     reloads: Reloads,
     loading: Option<Loading>,
     drain: Option<Drain>,
+    /// For choices that nothing comes of.
+    rng: Rng,
 }
 
 impl Supervisor {
@@ -134,6 +140,7 @@ impl Supervisor {
             reloads: Reloads::default(),
             loading: None,
             drain: None,
+            rng: Rng::new(settings.seed),
         };
         supervisor.install(loaded, opening, tasks).await?;
         supervisor.discovery.follow(answers, tasks);

@@ -9,6 +9,7 @@ use slotmap::SlotMap;
 
 use super::fate::Cut;
 use super::kit::Kit;
+use super::listing::{self, View};
 use super::mailbox::{Barred, Listener};
 use super::preread::{Look, bar, hear, introduce};
 use super::queue::{Left, Waiter};
@@ -67,6 +68,19 @@ impl Arrivals {
 
     pub(super) fn is_empty(&self) -> bool {
         self.clients.is_empty()
+    }
+
+    /// What there is to tell of each.
+    pub(super) fn views(&self) -> impl Iterator<Item = View<'_>> {
+        self.clients.values().map(|Arrival { request, .. }| View {
+            state: listing::State::Arriving,
+            listener: request.admission.listener(),
+            pool: &request.pool,
+            backend: None,
+            client: request.caller.address(),
+            since: request.caller.since,
+            bytes: None,
+        })
     }
 
     /// When to look at deadlines next.

@@ -15,6 +15,7 @@ pub use super::access_log::{AccessLog, Record};
 pub use super::counters::{Dropped, Ended, ListenerCounters, Unserved};
 pub use super::entry::Barred;
 use super::listen::Admission;
+pub use super::listing::{Listed, Listing, Open, State};
 pub use super::queue::{Left, PoolQueue};
 use super::refuse::Refused;
 pub use super::sticky::Sticky;
@@ -263,6 +264,8 @@ pub enum Command {
         /// New listening sockets of this worker.
         add: Vec<(SocketId, Listening)>,
     },
+    /// Tell who is open.
+    List(Listing),
     /// Reset the sessions of a backend.
     Cut(Arc<BackendState>),
     /// Stop accepting, let sessions end, reset the rest at `within` from now; then answer

@@ -10,6 +10,7 @@ mod fate;
 mod flush;
 mod kit;
 mod listen;
+mod listing;
 pub mod mailbox;
 mod pipes;
 mod preread;

@@ -50,11 +50,9 @@ impl Sticky {
         now: Tick,
         rng: &mut Rng,
     ) -> Result<Picked, Refusal> {
-        let digest = client.digests.sticky;
-        if digest.is_none() && key::said(&self.parts).next().is_some() {
-            return balancer.pick(client, tried, now, rng); // nobody knows it
-        }
-        let key = key::hash_with(self.seed, &self.parts, digest, client);
+        let Some(key) = self.key(client) else {
+            return balancer.pick(client, tried, now, rng);
+        };
         let before = self.table().member(key, now);
         let again = |backend| balancer.take_again(&backend, tried, now);
         if let Some(picked) = before.and_then(again) {
@@ -64,6 +62,19 @@ impl Sticky {
         let backend = Arc::clone(picked.lease.backend());
         self.table().remember(key, backend, now);
         Ok(picked)
+    }
+
+    /// The place of the backend that `client` would be given again, in no way used by this.
+    pub fn place(&self, balancer: &Balancer, client: &Client, now: Tick) -> Option<u16> {
+        let before = self.table().look_up(self.key(client)?, now).cloned()?;
+        balancer.would_take_again(&before, &[], now)
+    }
+
+    /// What `client` is known by; `None` = it has not said that.
+    fn key(&self, client: &Client) -> Option<u64> {
+        let digest = client.digests.sticky;
+        let is_unknown = digest.is_none() && key::said(&self.parts).next().is_some();
+        (!is_unknown).then(|| key::hash_with(self.seed, &self.parts, digest, client))
     }
 
     fn table(&self) -> MutexGuard<'_, Table<Arc<BackendState>>> {

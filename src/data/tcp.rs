@@ -7,6 +7,7 @@
 mod connecting;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use super::fate::{Cut, End, Fate};
 use super::flush::Flush;
 use super::kit::Kit;
 use super::listen::Admission;
+use super::listing::{State, View};
 use super::mailbox::Pool;
 use super::pipes::{Parked, Pipes};
 use super::refuse::refuse;
@@ -46,6 +48,10 @@ pub(super) struct Session {
     is_watched: bool,
     pool: Arc<Pool>,
     admission: Admission,
+    /// Who it is for; `None` = a client of a Unix socket.
+    source: Option<SocketAddr>,
+    /// When its client came.
+    since: Tick,
     last_activity: Tick,
     /// For the access log, if there is one.
     history: Option<Box<History>>,
@@ -276,6 +282,28 @@ impl Session {
         match self.stage {
             Stage::Relaying => self.phase.idle_at(&self.pool.plan.phase),
             Stage::Connecting(_) | Stage::Flushing(_) => None,
+        }
+    }
+
+    /// What there is to tell of it.
+    pub(super) fn view(&self) -> View<'_> {
+        let state = match (&self.stage, self.phase) {
+            (Stage::Connecting(_), _) => State::Connecting,
+            (Stage::Flushing(_), _) | (Stage::Relaying, Phase::Over) => State::Ending,
+            (Stage::Relaying, _) if self.is_half_closed => State::Ending,
+            (Stage::Relaying, Phase::Opening { .. }) => State::Opening,
+            (Stage::Relaying, Phase::Idle) => State::Idle,
+            (Stage::Relaying, Phase::Waiting { .. }) => State::Waiting,
+            (Stage::Relaying, Phase::Streaming { .. }) => State::Streaming,
+        };
+        View {
+            state,
+            listener: self.admission.listener(),
+            pool: &self.pool,
+            backend: Some(self.leg.lease.backend()),
+            client: self.source,
+            since: self.since,
+            bytes: Some(Side::BOTH.map(|side| self.relay.sent(side))),
         }
     }
 

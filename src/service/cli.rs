@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-pub use self::client::{Asks, Backend, Client, Wait};
+pub use self::client::{Asks, Backend, Client, Explain, Plan, Sessions, Wait};
 pub use self::flags::Flags;
 use super::help::{Completions, Help};
 
@@ -49,24 +49,21 @@ pub enum Command {
     Help(Help),
     /// Print what makes a shell complete the command line
     Completions(Completions),
-    /// Tell how a running process is: listeners, pools, backends, queues, workers
+    /// Tell how a running process is
     Status(Asks),
-    /// Let a running process read its configuration again, and tell how that has ended
+    /// Tell which backend a client would get, and why not the others
+    Explain(Explain),
+    /// Tell who is open: sessions, flows and clients that wait
+    Sessions(Sessions),
+    /// Tell what a reload to this file would change
+    Plan(Plan),
+    /// Let a running process read its configuration again
     Reload(Asks),
-    /// Drain a backend of a running process, take it out or in, or set its weight
+    /// Drain a backend, take it out or in, or set its weight
     Backend(Backend),
     /// Known, and not supported yet.
     #[command(hide = true)]
-    Plan(Later),
-    /// Known, and not supported yet.
-    #[command(hide = true)]
     Top(Later),
-    /// Known, and not supported yet.
-    #[command(hide = true)]
-    Sessions(Later),
-    /// Known, and not supported yet.
-    #[command(hide = true)]
-    Explain(Later),
     /// Known, and not supported yet.
     #[command(hide = true)]
     Scale(Later),
@@ -118,12 +115,12 @@ impl Command {
             | Self::Help(_)
             | Self::Completions(_)
             | Self::Status(_)
+            | Self::Plan(_)
+            | Self::Sessions(_)
+            | Self::Explain(_)
             | Self::Reload(_)
             | Self::Backend(_) => None,
-            Self::Plan(_) => Some("plan"),
             Self::Top(_) => Some("top"),
-            Self::Sessions(_) => Some("sessions"),
-            Self::Explain(_) => Some("explain"),
             Self::Scale(_) => Some("scale"),
             Self::Simulate(_) => Some("simulate"),
             Self::Upgrade(_) => Some("upgrade"),
@@ -134,6 +131,9 @@ impl Command {
     pub const fn client(&self) -> Option<Client<'_>> {
         match self {
             Self::Status(asks) => Some(Client::Status(asks)),
+            Self::Explain(explain) => Some(Client::Explain(explain)),
+            Self::Sessions(sessions) => Some(Client::Sessions(sessions)),
+            Self::Plan(plan) => Some(Client::Plan(plan)),
             Self::Reload(asks) => Some(Client::Reload(asks)),
             Self::Backend(backend) => Some(Client::Backend(backend)),
             _ => None,
@@ -190,15 +190,7 @@ mod tests {
     #[test]
     fn later_subcommands_are_known_but_not_advertised() {
         let help = Cli::command().render_long_help().to_string();
-        for name in [
-            "plan x.toml",
-            "top",
-            "sessions --pool p",
-            "explain --listener a --source 1.2.3.4:5",
-            "scale p auto",
-            "simulate --trace steady",
-            "upgrade",
-        ] {
+        for name in ["top", "scale p auto", "simulate --trace steady", "upgrade"] {
             let command = parse(name).unwrap().command;
             let first = name.split(' ').next().unwrap();
             assert_eq!(command.not_supported_yet(), Some(first));

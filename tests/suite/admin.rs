@@ -2,6 +2,9 @@
 //! The commands that use it are in the files below.
 
 mod backends;
+mod explain;
+mod plan;
+mod sessions;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

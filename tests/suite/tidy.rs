@@ -134,6 +134,7 @@ const FLOORS: &[(&str, &[&str], &[&str])] = &[
             "clap_complete",
             "clap_mangen",
             "env_logger",
+            "form_urlencoded",
             "http_body_util",
             "humantime",
             "hyper",

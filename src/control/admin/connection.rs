@@ -73,6 +73,7 @@ async fn answer(request: Request<Incoming>, peer: Peer, handle: &Handle) -> Resp
         Ok(route) => route,
         Err(answer) => return response(answer),
     };
+    let query = head.uri.query().unwrap_or_default().to_owned();
     let body = Limited::new(body, route.body_max()).collect();
     let body = match tokio::time::timeout(BODY_TIME, body).await {
         Ok(Ok(body)) => body.to_bytes(),
@@ -85,7 +86,7 @@ async fn answer(request: Request<Incoming>, peer: Peer, handle: &Handle) -> Resp
             return response(Answer::problem(StatusCode::REQUEST_TIMEOUT, error));
         }
     };
-    let asked = Asked { body, peer };
+    let asked = Asked { query, body, peer };
     response(route.answer(asked, handle).await)
 }
 

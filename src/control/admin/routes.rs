@@ -5,11 +5,16 @@ use hyper::{Method, StatusCode};
 use serde::Serialize;
 
 use super::messages::{Done, Order, Problem};
-use crate::control::handle::{Handle, Outcome, Question};
+use crate::config::MAX_TEXT;
+use crate::control::handle::{File, Handle, Newcomer, Outcome, Question, Wanted};
+use crate::sys::socket::canonical;
 
 /// Everything there is, by its path; the version is that of what the answers look like.
-const ROUTES: [(&str, Method, Route); 3] = [
+const ROUTES: [(&str, Method, Route); 6] = [
     ("/v1/status", Method::GET, Route::Status),
+    ("/v1/explain", Method::GET, Route::Explain),
+    ("/v1/sessions", Method::GET, Route::Sessions),
+    ("/v1/plan", Method::POST, Route::Plan),
     ("/v1/reload", Method::POST, Route::Reload),
     ("/v1/backend", Method::POST, Route::Backend),
 ];
@@ -18,6 +23,9 @@ const ROUTES: [(&str, Method, Route); 3] = [
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Route {
     Status,
+    Explain,
+    Sessions,
+    Plan,
     Reload,
     Backend,
 }
@@ -25,6 +33,7 @@ pub(super) enum Route {
 /// With what, and by whom.
 #[derive(Debug)]
 pub(super) struct Asked {
+    pub(super) query: String,
     pub(super) body: Bytes,
     pub(super) peer: Peer,
 }
@@ -62,8 +71,9 @@ impl Route {
     /// Bytes of a body that are taken.
     pub(super) const fn body_max(self) -> usize {
         match self {
-            Self::Status | Self::Reload => 0,
+            Self::Status | Self::Explain | Self::Sessions | Self::Reload => 0,
             Self::Backend => ORDER_MAX,
+            Self::Plan => MAX_TEXT,
         }
     }
 
@@ -71,6 +81,23 @@ impl Route {
     pub(super) async fn answer(self, asked: Asked, handle: &Handle) -> Answer {
         match self {
             Self::Status => of(handle.ask(Question::Status).await),
+            Self::Explain => match newcomer(&asked.query) {
+                Ok(newcomer) => {
+                    let explain = |reply| Question::Explain(newcomer, reply);
+                    of_result(handle.ask(explain).await)
+                }
+                Err(error) => Answer::problem(StatusCode::BAD_REQUEST, error),
+            },
+            Self::Sessions => match wanted(&asked.query) {
+                Ok(wanted) => of((handle.ask(|reply| Question::Sessions(wanted, reply))).await),
+                Err(error) => Answer::problem(StatusCode::BAD_REQUEST, error),
+            },
+            Self::Plan => {
+                let name = value(&asked.query, "name").unwrap_or_else(|| "body".to_owned());
+                let text = asked.body.to_vec();
+                let plan = |reply| Question::Plan(File { name, text }, reply);
+                of_result(handle.ask(plan).await)
+            }
             Self::Reload => {
                 let outcome = handle.ask(Question::Reload).await;
                 audit(asked.peer, "reload", outcome.as_ref());
@@ -110,12 +137,52 @@ fn of(answer: Option<impl Serialize>) -> Answer {
     }
 }
 
-fn of_outcome(outcome: Option<Outcome>) -> Answer {
-    match outcome {
-        Some(Err(error)) => Answer::problem(StatusCode::CONFLICT, error),
-        Some(Ok(message)) => of(Some(Done { message })),
-        None => of(None::<Done>),
+fn of_result(answer: Option<Result<impl Serialize, String>>) -> Answer {
+    match answer.transpose() {
+        Ok(answer) => of(answer),
+        Err(error) => Answer::problem(StatusCode::CONFLICT, error),
     }
+}
+
+fn of_outcome(outcome: Option<Outcome>) -> Answer {
+    of_result(outcome.map(|outcome| outcome.map(|message| Done { message })))
+}
+
+/// The value of a key in a query, if it is there.
+fn value(query: &str, wanted: &str) -> Option<String> {
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    pairs.find_map(|(key, value)| (key == wanted).then(|| value.into_owned()))
+}
+
+/// Any of `pool=NAME`, `backend=NAME` and `limit=N`.
+fn wanted(query: &str) -> Result<Wanted, String> {
+    let limit = value(query, "limit").map(|text| {
+        let number = text.parse().ok().filter(|&number| number <= SESSIONS_MAX);
+        number.ok_or_else(|| format!("limit: write a number up to {SESSIONS_MAX}"))
+    });
+    Ok(Wanted {
+        pool: value(query, "pool"),
+        backend: value(query, "backend"),
+        most: limit.unwrap_or(Ok(SESSIONS_TOLD))?,
+    })
+}
+
+/// `listener=NAME&source=IP:PORT`, and maybe `destination=IP:PORT`.
+fn newcomer(query: &str) -> Result<Newcomer, String> {
+    let value = |wanted: &str| value(query, wanted);
+    let address = |wanted: &str| {
+        let parse = |text: String| {
+            let wrong = |_| format!("{wanted}: {text:?} is not an address; write IP:PORT");
+            text.parse().map(canonical).map_err(wrong)
+        };
+        value(wanted).map(parse).transpose()
+    };
+    let missing = |key: &str| format!("{key}: missing; write ?listener=NAME&source=IP:PORT");
+    Ok(Newcomer {
+        listener: value("listener").ok_or_else(|| missing("listener"))?,
+        source: address("source")?.ok_or_else(|| missing("source"))?,
+        destination: address("destination")?,
+    })
 }
 
 /// Says who has changed something, or has tried to.
@@ -129,6 +196,12 @@ fn audit(peer: Peer, what: &str, outcome: Option<&Outcome>) {
     };
     log::info!("admin: uid {uid}, pid {pid}: {what}: {end}");
 }
+
+/// Sessions told of where nobody says how many.
+const SESSIONS_TOLD: usize = 1_000;
+
+/// Sessions told of at most, each of which takes 200 bytes of an answer.
+const SESSIONS_MAX: usize = 100_000;
 
 /// Bytes of an order: two names, and room for how JSON may write them.
 const ORDER_MAX: usize = 4 << 10;

@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 use self::file::File;
 use super::loader::{Loaded, suits};
-use crate::config::plan::{self, Address, Backend, Bind, Origin, Plan};
+use crate::config::plan::{self, Address, Backend, Origin, Plan};
 use crate::sys::socket::Target;
 
 /// Somebody who is asked for the backends of a pool.
@@ -132,16 +132,14 @@ impl Discovery {
 }
 
 impl Asked {
-    /// All whom a plan asks.
-    fn all(plan: &Plan) -> impl Iterator<Item = Self> {
-        plan.pools.iter().flat_map(|pool| {
-            pool.discover.origins.iter().map(|origin| Self {
-                pool: pool.name.clone(),
-                origin: origin.clone(),
-                keeps_last: pool.discover.keeps_last,
-                max_connections: pool.discover.max_connections,
-                source: pool.source,
-            })
+    /// All whom a pool asks.
+    fn of(pool: &plan::Pool) -> impl Iterator<Item = Self> {
+        pool.discover.origins.iter().map(|origin| Self {
+            pool: pool.name.clone(),
+            origin: origin.clone(),
+            keeps_last: pool.discover.keeps_last,
+            max_connections: pool.discover.max_connections,
+            source: pool.source,
         })
     }
 
@@ -207,7 +205,8 @@ impl Answer {
 
 /// What those say whom `plan` asks: what is known, and where nothing is, what they say now.
 pub(super) async fn ask(plan: &Plan, known: Answers) -> Answers {
-    let asked = Asked::all(plan).map(|asked| {
+    let asked = plan.pools.iter().flat_map(|pool| Asked::of(pool));
+    let asked = asked.map(|asked| {
         let before = known.get(&asked).cloned();
         spawn_local(async move {
             let answer = match before {
@@ -282,39 +281,62 @@ impl Looker {
     }
 }
 
-/// What was loaded, with the backends that were found. One that is written, or is ourselves, is not found.
+/// What was loaded, with the backends that were found.
 pub(super) fn extended(loaded: &Loaded, answers: &Answers) -> Loaded {
     let mut extended = loaded.clone();
-    if answers.is_empty() {
-        return extended;
-    }
-    let binds: HashSet<SocketAddr> = (loaded.plan.listeners.iter())
-        .flat_map(|listener| listener.bind.iter().filter_map(Bind::address))
-        .collect();
     let pools = extended.plan.pools.iter_mut().zip(&mut extended.targets);
     for (pool, targets) in pools {
-        let of_pool = Asked::all(&loaded.plan).filter(|asked| asked.pool == pool.name);
-        let found = of_pool.filter_map(|asked| answers.get(&asked));
-        let found: Vec<_> = found.flat_map(|answer| &answer.backends).collect();
-        if found.is_empty() {
-            continue;
-        }
-        let pool = Arc::make_mut(pool);
-        let mut names: HashSet<String> = pool.backends.iter().map(|it| it.name.clone()).collect();
-        let mut known: HashSet<Target> = targets.iter().cloned().collect();
-        for (backend, target) in found {
-            let is_own = target
-                .address()
-                .is_some_and(|address| binds.contains(&address));
-            if is_own || names.contains(&backend.name) || !known.insert(target.clone()) {
-                continue;
-            }
-            names.insert(backend.name.clone());
-            pool.backends.push(backend.clone());
-            targets.push(target.clone());
+        let known = targets.iter().cloned().collect();
+        for (backend, target) in found(&loaded.plan, pool, answers, known) {
+            Arc::make_mut(pool).backends.push(backend);
+            targets.push(target);
         }
     }
     extended
+}
+
+/// The same of a plan whose names have not been looked up.
+pub(super) fn extended_plan(plan: &Plan, answers: &Answers) -> Plan {
+    let mut extended = plan.clone();
+    for pool in &mut extended.pools {
+        let target = |backend: &Backend| match &backend.address {
+            Address::Ip(address) => Some(Target::Tcp(*address)),
+            Address::Unix(path) => Some(Target::Unix(path.clone())),
+            Address::Host(..) => None,
+        };
+        let known = pool.backends.iter().filter_map(target).collect();
+        let found = found(plan, pool, answers, known).into_iter();
+        let found: Vec<_> = found.map(|(backend, _)| backend).collect();
+        if !found.is_empty() {
+            Arc::make_mut(pool).backends.extend(found);
+        }
+    }
+    extended
+}
+
+/// What was found for a pool of `plan` beside the targets that it has. One that is ourselves is not found.
+fn found(
+    plan: &Plan,
+    pool: &plan::Pool,
+    answers: &Answers,
+    mut known: HashSet<Target>,
+) -> Vec<(Backend, Target)> {
+    let of_pool = Asked::of(pool).filter_map(|asked| answers.get(&asked));
+    let mut found = Vec::new();
+    let mut names: HashSet<&str> = pool.backends.iter().map(|it| it.name.as_str()).collect();
+    let is_own = |target: &Target| {
+        let binds = || (plan.listeners.iter()).flat_map(|listener| &listener.bind);
+        let address = target.address();
+        address.is_some() && binds().any(|bind| bind.address() == address)
+    };
+    for (backend, target) in of_pool.flat_map(|answer| &answer.backends) {
+        let is_new = !is_own(target) && !names.contains(backend.name.as_str());
+        if is_new && known.insert(target.clone()) {
+            names.insert(&backend.name);
+            found.push((backend.clone(), target.clone()));
+        }
+    }
+    found
 }
 
 /// As much as a backend has that says nothing else.

@@ -13,6 +13,9 @@ impl Supervisor {
         match question {
             Question::Status(reply) => drop(reply.send(self.status())),
             Question::Reload(reply) => self.ask_for_reload(Some(reply)),
+            Question::Sessions(wanted, reply) => self.tell_sessions(&wanted, reply, tasks),
+            Question::Plan(file, reply) => self.tell_plan(file, reply, tasks),
+            Question::Explain(newcomer, reply) => drop(reply.send(self.explain(&newcomer))),
             Question::Backend(order, reply) => drop(reply.send(self.obey(&order, tasks).await)),
         }
     }

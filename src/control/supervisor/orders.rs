@@ -49,7 +49,7 @@ impl Supervisor {
         };
         let left = state.open();
         Ok(format!(
-            "backend \"{pool_name}/{name}\" {what}: {said}, {left} sessions open"
+            "backend \"{pool_name}/{name}\" {what}: {said}; sessions open: {left}"
         ))
     }
 

@@ -50,6 +50,8 @@ impl Session {
         };
         Ok(Self {
             client: request.stream,
+            source: request.caller.address(),
+            since: request.caller.since,
             leg,
             relay: Relay::new(kit.carriage),
             parked: [None, None],

@@ -13,6 +13,7 @@ use super::host::HostAddresses;
 use super::leg::{Leg, Outcome, Wires};
 use crate::data::counters::Ended;
 use crate::data::kit::Kit;
+use crate::data::listing::View;
 use crate::data::mailbox::{Dropped, Route, Shared, SocketId};
 use crate::data::tally::Tally;
 use crate::data::token::{Subject, flow_deadline_id, flow_of};
@@ -96,6 +97,11 @@ impl Flows {
                 flow.route().listener() as usize == place
             });
         }
+    }
+
+    pub(super) fn views(&self) -> impl Iterator<Item = View<'_>> {
+        let flows = self.table.iter();
+        flows.map(|(_, flow)| flow.shell.view(flow.route().client()))
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -252,7 +252,7 @@ impl Gate {
                     if let Some(history) = &mut history {
                         history.on_attempts(tried.len() + 1);
                     }
-                    return Ok(Leg::new(wire, picked, pool, admission, history));
+                    return Ok(Leg::new(wire, picked, pool, admission, history, kit.now));
                 }
                 Err(error) => {
                     let line =

@@ -20,6 +20,7 @@ use crate::data::counters::Ended;
 use crate::data::dial::on_connect_failed;
 use crate::data::kit::Kit;
 use crate::data::listen::Admission;
+use crate::data::listing::{self, View};
 use crate::data::mailbox::{Pool, Shared};
 use crate::lb::backend::{BackendState, Lease};
 use crate::lb::balance::pick::{Client, Member, Picked};
@@ -49,6 +50,8 @@ pub(super) struct Leg {
     admission: Admission,
     /// For the access log, if there is one.
     history: Option<Box<History>>,
+    /// When it began.
+    since: Tick,
 }
 
 /// What has gone one way.
@@ -169,6 +172,7 @@ impl Leg {
         pool: &Arc<Pool>,
         admission: Admission,
         history: Option<Box<History>>,
+        since: Tick,
     ) -> Self {
         picked.lease.backend().sessions.fetch_add(1, Relaxed);
         Self {
@@ -181,6 +185,20 @@ impl Leg {
             moved: [Moved::default(); 2],
             admission,
             history,
+            since,
+        }
+    }
+
+    /// What there is to tell of it.
+    pub(super) fn view(&self, client: SocketAddr) -> View<'_> {
+        View {
+            state: listing::State::Flow,
+            listener: self.admission.listener(),
+            pool: &self.pool,
+            backend: Some(self.lease.backend()),
+            client: Some(client),
+            since: self.since,
+            bytes: None,
         }
     }
 

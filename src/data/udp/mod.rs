@@ -20,6 +20,7 @@ use mio::Registry;
 use self::flows::Flows;
 use super::counters::Ended;
 use super::kit::Kit;
+use super::listing::View;
 use super::mailbox::{Route, Shared, SocketId};
 use super::token::Subject;
 use crate::lb::backend::BackendState;
@@ -74,6 +75,11 @@ impl Datagrams {
     /// Ends every flow.
     pub(super) fn stop(&mut self, kit: &Kit) {
         self.flows.end_all(Ended::Stopping, kit, |_| true);
+    }
+
+    /// What there is to tell of each flow.
+    pub(super) fn views(&self) -> impl Iterator<Item = View<'_>> {
+        self.flows.views()
     }
 
     /// Whether no flow is open.

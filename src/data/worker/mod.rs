@@ -23,7 +23,7 @@ use super::arrivals::Arrivals;
 use super::fate::{Cut, End, Fate};
 use super::kit::{Drain, Kit};
 use super::listen::Listener;
-use super::mailbox::{Command, Mailbox, Report, Reports, Shared};
+use super::mailbox::{Command, Listing, Mailbox, Report, Reports, Shared};
 use super::request::Request;
 use super::tcp::Session;
 use super::token::{SessionKey, Subject, deadline_id, session_of};
@@ -327,6 +327,7 @@ impl Worker {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Install { active, add } => self.install(active, add),
+                Command::List(listing) => self.list(listing),
                 Command::Cut(backend) => self.cut(&backend),
                 Command::Drain { within } => self.drain(within),
                 Command::Stop => self.is_stopping = true,
@@ -342,6 +343,13 @@ impl Worker {
         if self.is_stopping {
             self.stop();
         }
+    }
+
+    /// Tells who is open.
+    fn list(&self, listing: Listing) {
+        let sessions = self.sessions.values().map(Session::view);
+        let arrivals = self.arrivals.views();
+        listing.answer(sessions.chain(arrivals).chain(self.datagrams.views()));
     }
 
     fn cut(&mut self, backend: &Arc<BackendState>) {

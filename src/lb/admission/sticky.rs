@@ -81,6 +81,12 @@ impl<M: Clone> Table<M> {
         Some(self.entries[place].member.clone())
     }
 
+    /// The same, and no use of it.
+    pub fn look_up(&self, key: u64, now: Tick) -> Option<&M> {
+        let place = *self.places.get(&key)?;
+        (!self.has_expired(place, now)).then(|| &self.entries[place].member)
+    }
+
     /// Gives a key a member, and forgets another key if there is no room: whether one had to be
     /// forgotten before its time.
     pub fn remember(&mut self, key: u64, member: M, now: Tick) -> bool {

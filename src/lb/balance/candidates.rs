@@ -18,6 +18,25 @@ pub(super) enum Standard {
     Any,
 }
 
+/// What speaks against a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objection {
+    /// Its operator lets it take none.
+    Ordered,
+    /// Its health does not.
+    Down,
+    /// Traffic has failed on it.
+    Ejected,
+    /// It has failed for this client.
+    Tried,
+    /// It has as much as it may have now.
+    Full,
+    /// It has as much as it should have, and others have less.
+    AboveCeiling,
+    /// It has come back, and is passed over for this client until it has its whole share.
+    ComesBack,
+}
+
 /// A tier's members and what speaks against each for this client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidates<'a> {
@@ -39,6 +58,8 @@ pub(super) struct Candidates<'a> {
     pub(super) counts: Counts,
     /// Members that have so much, or the part of it that they may have now, are passed over; 0 = none.
     pub(super) ceiling: u32,
+    /// Nothing comes of the choice.
+    pub(super) is_aside: bool,
 }
 
 impl Candidates<'_> {
@@ -51,23 +72,45 @@ impl Candidates<'_> {
     /// Whether the `nth` member may take sessions at all.
     #[inline(always)]
     pub(super) fn is_available(&self, nth: usize) -> bool {
-        let state = &self.member(nth).state;
-        let is_well_enough = match self.standard {
-            Standard::Well => state.is_up() && !state.traffic.is_ejected(self.now),
-            Standard::Up => state.is_up(),
-            Standard::Any => true,
-        };
-        is_well_enough && state.is_ready()
+        self.absence(nth).is_none()
     }
 
     /// Whether the `nth` member can take this client now.
     #[inline(always)]
     pub(super) fn is_eligible(&self, nth: usize) -> bool {
-        self.is_available(nth)
-            && !self.is_tried(nth)
-            && self.is_below(nth, self.member(nth).max_connections)
-            && self.is_below(nth, self.ceiling)
-            && self.is_admitted(nth)
+        self.objection(nth).is_none()
+    }
+
+    /// Why the `nth` member may take no sessions at all; `None` = it may.
+    #[inline(always)]
+    fn absence(&self, nth: usize) -> Option<Objection> {
+        let state = &self.member(nth).state;
+        if !state.is_ready() {
+            return Some(Objection::Ordered);
+        }
+        if self.standard != Standard::Any && !state.is_up() {
+            return Some(Objection::Down);
+        }
+        let is_ejected = || state.traffic.is_ejected(self.now);
+        (self.standard == Standard::Well && is_ejected()).then_some(Objection::Ejected)
+    }
+
+    /// What speaks against the `nth` member for this client; `None` = nothing.
+    #[inline(always)]
+    pub(super) fn objection(&self, nth: usize) -> Option<Objection> {
+        if let Some(absence) = self.absence(nth) {
+            Some(absence)
+        } else if self.is_tried(nth) {
+            Some(Objection::Tried)
+        } else if !self.is_below(nth, self.member(nth).max_connections) {
+            Some(Objection::Full)
+        } else if !self.is_below(nth, self.ceiling) {
+            Some(Objection::AboveCeiling)
+        } else if !self.is_admitted(nth) {
+            Some(Objection::ComesBack)
+        } else {
+            None
+        }
     }
 
     #[inline(always)]
@@ -120,7 +163,7 @@ impl Candidates<'_> {
 
     /// The `nth` member has no less open than another one; so it has caught up, once its share is whole.
     pub(super) fn has_caught_up(&self, nth: usize) {
-        if self.part(nth) == WHOLE {
+        if !self.is_aside && self.part(nth) == WHOLE {
             self.member(nth).state.set_catches_up(false);
         }
     }

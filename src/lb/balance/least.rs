@@ -38,6 +38,14 @@ impl Rotation {
         }
     }
 
+    /// As it is now; it moves on by itself.
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            choices: AtomicU64::new(self.choices.load(Relaxed)),
+            paces: self.paces.iter().map(Pace::copy).collect(),
+        }
+    }
+
     pub(super) fn choose(&self, measure: Measure, candidates: &Candidates<'_>) -> Option<usize> {
         let choice = self.choices.fetch_add(1, Relaxed);
         let start =

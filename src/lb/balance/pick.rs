@@ -1,7 +1,9 @@
 //! The one entry to balancing: a pool's members and a client in, a backend with a reserved slot out.
 
 mod again;
+mod explain;
 
+pub use self::explain::{Explanation, Objection, Reason};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -204,6 +206,21 @@ impl Balancer {
         now: Tick,
         rng: &mut Rng,
     ) -> Result<Picked, Refusal> {
+        let take = |tier: &Tier, candidates: &Candidates<'_>, key, rng: &mut Rng| {
+            self.pick_among(tier, candidates, key, rng)
+        };
+        self.decide(client, tried, (now, rng), take)
+    }
+
+    /// Goes through the tiers by the rules until `take` has taken somebody.
+    #[inline(always)]
+    fn decide<T>(
+        &self,
+        client: &Client,
+        tried: &[u16],
+        (now, rng): (Tick, &mut Rng),
+        mut take: impl FnMut(&Tier, &Candidates<'_>, u64, &mut Rng) -> Option<T>,
+    ) -> Result<T, Refusal> {
         let key = match self.settings.policy {
             Policy::Hash | Policy::Rendezvous => key::hash(&self.settings.hash_key, client),
             _ => 0,
@@ -229,8 +246,9 @@ impl Balancer {
                     ceiling: self.settings.soft_connections,
                     ..self.candidates(tier, tried, now)
                 };
-                if let Some(picked) = self.pick_from(tier, candidates, key, rng) {
-                    return Ok(picked);
+                let mut take = |candidates: &Candidates<'_>| take(tier, candidates, key, rng);
+                if let Some(taken) = take_from(candidates, &mut take) {
+                    return Ok(taken);
                 }
                 match standing(&candidates) {
                     Standing::Full => return Err(Refusal::AllFull),
@@ -321,37 +339,8 @@ impl Balancer {
             compares: self.settings.policy == Policy::PowerOfTwo,
             counts: self.settings.counts,
             ceiling: 0,
+            is_aside: false,
         }
-    }
-
-    /// Chooses and reserves. With nobody else, somebody is chosen who is passed over because it has
-    /// come back, and at last somebody above the ceiling.
-    fn pick_from(
-        &self,
-        tier: &Tier,
-        candidates: Candidates<'_>,
-        key: u64,
-        rng: &mut Rng,
-    ) -> Option<Picked> {
-        let Candidates {
-            ticket, ceiling, ..
-        } = candidates;
-        let ceilings = [ceiling, 0];
-        let tickets = [ticket, None];
-        for ceiling in &ceilings[usize::from(ceiling == 0)..] {
-            for ticket in &tickets[usize::from(ticket.is_none())..] {
-                let candidates = Candidates {
-                    ticket: *ticket,
-                    ceiling: *ceiling,
-                    ..candidates
-                };
-                let picked = self.pick_among(tier, &candidates, key, rng);
-                if picked.is_some() {
-                    return picked;
-                }
-            }
-        }
-        None
     }
 
     /// Chooses and reserves; another worker may take the last slot in between, so more than once.
@@ -374,6 +363,34 @@ impl Balancer {
             .eligible_from(0)
             .find_map(|nth| reserve(candidates, nth))
     }
+}
+
+/// Takes somebody. With nobody else, somebody is taken who is passed over because it has come back,
+/// and at last somebody above the ceiling.
+#[inline(always)]
+fn take_from<T>(
+    candidates: Candidates<'_>,
+    take: &mut impl FnMut(&Candidates<'_>) -> Option<T>,
+) -> Option<T> {
+    let Candidates {
+        ticket, ceiling, ..
+    } = candidates;
+    let ceilings = [ceiling, 0];
+    let tickets = [ticket, None];
+    for ceiling in &ceilings[usize::from(ceiling == 0)..] {
+        for ticket in &tickets[usize::from(ticket.is_none())..] {
+            let candidates = Candidates {
+                ticket: *ticket,
+                ceiling: *ceiling,
+                ..candidates
+            };
+            let taken = take(&candidates);
+            if taken.is_some() {
+                return taken;
+            }
+        }
+    }
+    None
 }
 
 impl Tier {

@@ -25,6 +25,11 @@ pub enum Policy {
 }
 
 impl Policy {
+    /// Whether it goes by the hash of a client's key.
+    pub const fn is_by_hash(self) -> bool {
+        matches!(self, Self::Hash | Self::Rendezvous)
+    }
+
     /// Its name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {

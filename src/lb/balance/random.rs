@@ -4,7 +4,7 @@ use super::candidates::Candidates;
 use crate::lb::rng::Rng;
 
 /// Cumulative weights of a tier.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Weights {
     /// The sum of the weights up to and including each member.
     ends: Vec<u64>,

@@ -39,6 +39,15 @@ impl RoundRobin {
         }
     }
 
+    /// As it is now; it moves on by itself.
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            position: AtomicU64::new(self.position.load(Relaxed)),
+            weights: self.weights.clone(),
+            step: self.step,
+        }
+    }
+
     pub(super) fn choose(&self, candidates: &Candidates<'_>) -> Option<usize> {
         let total = self.weights.total();
         if total == 0 {

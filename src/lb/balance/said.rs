@@ -63,6 +63,44 @@ pub trait Speaker {
     fn extension(&self, kind: u8) -> Option<u64>;
 }
 
+/// A client that says nothing, from this address.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent(pub IpAddr);
+
+impl Speaker for Silent {
+    fn source(&self) -> Option<IpAddr> {
+        Some(self.0)
+    }
+
+    fn sni(&self) -> Said<&str> {
+        Said::Never
+    }
+
+    fn alpn(&self) -> Said<Vec<Vec<u8>>> {
+        Said::Never
+    }
+
+    fn http_host(&self) -> Said<&str> {
+        Said::Never
+    }
+
+    fn http_path(&self) -> Said<&[u8]> {
+        Said::Never
+    }
+
+    fn http_header(&self, _name: &str) -> Said<&[u8]> {
+        Said::Never
+    }
+
+    fn first_bytes(&self, _count: usize) -> Said<&[u8]> {
+        Said::Never
+    }
+
+    fn extension(&self, _kind: u8) -> Option<u64> {
+        None
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod scripted {
     use super::*;

@@ -47,6 +47,11 @@ pub fn admits(part: u32, ticket: u64, place: u16) -> bool {
 pub struct Pace(AtomicU64);
 
 impl Pace {
+    /// As it is now; it moves on by itself.
+    pub fn copy(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Relaxed)))
+    }
+
     /// Whether the backend may be chosen by this choice.
     pub fn is_free(&self, choice: u64) -> bool {
         choice * STEPS >= self.0.load(Relaxed)

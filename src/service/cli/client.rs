@@ -1,5 +1,6 @@
 //! The commands that ask and tell a running process.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +14,12 @@ use crate::control::admin::messages::{Order, What};
 pub enum Client<'a> {
     /// How it is.
     Status(&'a Asks),
+    /// What would become of a client.
+    Explain(&'a Explain),
+    /// Who is open.
+    Sessions(&'a Sessions),
+    /// What a reload would change.
+    Plan(&'a Plan),
     /// To read its configuration again.
     Reload(&'a Asks),
     /// An order for a backend.
@@ -28,6 +35,53 @@ pub struct Asks {
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `evenkeel explain`.
+#[derive(Args, Clone, Debug)]
+pub struct Explain {
+    /// The listener that the client comes by
+    #[arg(long, value_name = "NAME")]
+    pub listener: String,
+    /// Its address
+    #[arg(long, value_name = "IP:PORT")]
+    pub source: SocketAddr,
+    /// Where it connects to [default: the first address of the listener]
+    #[arg(long, value_name = "IP:PORT")]
+    pub destination: Option<SocketAddr>,
+    /// What all such commands take.
+    #[command(flatten)]
+    pub asks: Asks,
+}
+
+/// `evenkeel sessions`.
+#[derive(Args, Clone, Debug)]
+pub struct Sessions {
+    /// Those of this pool alone
+    #[arg(long, value_name = "NAME")]
+    pub pool: Option<String>,
+    /// Those on the backend of this name alone
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// So many at most, those that have been open for longest [default: 1000]
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// What all such commands take.
+    #[command(flatten)]
+    pub asks: Asks,
+}
+
+/// `evenkeel plan`.
+#[derive(Args, Clone, Debug)]
+pub struct Plan {
+    /// The configuration file
+    pub file: PathBuf,
+    /// Fail if more of the keys of a pool would move to other backends, such as 20%
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub max_moved: Option<f64>,
+    /// What all such commands take.
+    #[command(flatten)]
+    pub asks: Asks,
 }
 
 /// `evenkeel backend`.
@@ -129,6 +183,15 @@ impl Backend {
             Action::Weight(weight) => &weight.named,
         }
     }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let percent = text
+        .strip_suffix('%')
+        .and_then(|number| number.parse().ok());
+    let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
+    let share = percent.map(|percent: f64| percent / 100.0);
+    share.ok_or_else(|| "write a share from 0% to 100%".to_owned())
 }
 
 fn weight(text: &str) -> Result<Configured, String> {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::text::{self, json};
 use super::view::Status;
 use super::{Process, Trouble};
-use crate::control::admin::messages::{Done, Order, What};
+use crate::control::admin::messages::{Done, Order, Session, Sessions, What};
 use crate::service::cli::Backend;
 use crate::service::exit::Exit;
 
@@ -69,7 +69,15 @@ impl Drain {
                 return Ok(());
             }
             if self.is_told && told != Some(left) {
-                text::print(&format!("{left} sessions left\n"))?;
+                let oldest = self.oldest()?.map_or_else(String::new, |oldest| {
+                    let client = oldest.client.map(|client| format!(" of {client}"));
+                    let age = text::time(oldest.age_s);
+                    format!(
+                        "; the oldest{} has been open for {age}",
+                        client.unwrap_or_default()
+                    )
+                });
+                text::print(&format!("sessions left: {left}{oldest}\n"))?;
                 told = Some(left);
             }
             let waited = self.since.elapsed();
@@ -88,7 +96,7 @@ impl Drain {
             self.reset = Some(left);
         }
         if self.since.elapsed() > deadline + CUT_TIME {
-            let error = format!("{left} sessions are open still, although they were reset");
+            let error = format!("sessions open still, although they were reset: {left}");
             return Err(Trouble::Refused(error));
         }
         let what = What::Cut;
@@ -110,6 +118,19 @@ impl Drain {
         Ok(backend.open)
     }
 
+    /// The one that has been open for longest.
+    fn oldest(&self) -> Result<Option<Session>, Trouble> {
+        let Order { pool, backend, .. } = &self.order;
+        let pairs = [
+            ("pool", pool.as_str()),
+            ("backend", backend),
+            ("limit", "1"),
+        ];
+        let path = text::query("/v1/sessions", pairs.into_iter());
+        let Sessions { sessions, .. } = self.process.get(&path)?.read()?;
+        Ok(sessions.into_iter().next())
+    }
+
     fn tell_end(&self) -> Result<(), Trouble> {
         let waited_s = self.since.elapsed().as_secs_f64();
         let reset = self.reset.unwrap_or(0);
@@ -122,12 +143,8 @@ impl Drain {
             };
             return text::print(&(json(&drained) + "\n"));
         }
-        let how = match reset {
-            0 => "none had to be reset".to_owned(),
-            reset => format!("{reset} were reset"),
-        };
         text::print(&format!(
-            "no session left after {}; {how}\n",
+            "no session left after {}; reset: {reset}\n",
             text::time(waited_s)
         ))
     }

@@ -1,7 +1,10 @@
 //! Commands that ask and tell a running process, over its admin socket.
 
 mod backend;
+mod explain;
+mod plan;
 mod reload;
+mod sessions;
 mod status;
 mod text;
 mod view;
@@ -27,6 +30,9 @@ use crate::control::admin::messages::Problem;
 pub(super) fn run(command: &Command<'_>) -> Exit {
     let (asks, outcome) = match command {
         Command::Status(asks) => (*asks, status::run(asks)),
+        Command::Explain(explain) => (&explain.asks, explain::run(explain)),
+        Command::Sessions(sessions) => (&sessions.asks, sessions::run(sessions)),
+        Command::Plan(plan) => (&plan.asks, plan::run(plan)),
         Command::Reload(asks) => (*asks, reload::run(asks)),
         Command::Backend(backend) => (backend.asks(), backend::run(backend)),
     };
@@ -41,6 +47,8 @@ pub(super) fn run(command: &Command<'_>) -> Exit {
 enum Trouble {
     /// No process has answered.
     Nobody(String),
+    /// What was given is no configuration.
+    Invalid(String),
     /// The process has refused, for this reason.
     Refused(String),
     /// Its answer cannot be understood, or not be shown.
@@ -52,9 +60,13 @@ impl Trouble {
     fn tell(self, is_json: bool) -> Exit {
         let exit = match self {
             Self::Nobody(_) => Exit::NoProcess,
+            Self::Invalid(_) => Exit::Configuration,
             Self::Refused(_) | Self::Broken(_) => Exit::Failed,
         };
-        let (Self::Nobody(error) | Self::Refused(error) | Self::Broken(error)) = self;
+        let (Self::Nobody(error)
+        | Self::Invalid(error)
+        | Self::Refused(error)
+        | Self::Broken(error)) = self;
         if is_json {
             // Nothing is left to be told if that fails, too.
             drop(text::print(&(text::json(&Problem { error }) + "\n")));

@@ -118,6 +118,13 @@ pub(super) fn print(text: &str) -> Result<(), Trouble> {
     }
 }
 
+/// A path with a query.
+pub(super) fn query<'a>(path: &str, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(pairs);
+    format!("{path}?{}", query.finish())
+}
+
 /// As one line of JSON.
 pub(super) fn json(body: &impl Serialize) -> String {
     serde_json::to_string(body).expect("names are texts, and numbers are finite")

@@ -170,10 +170,7 @@ fn cfg_05_an_error_in_a_flag_names_the_flag() {
 #[test]
 fn cfg_05_what_is_planned_says_so() {
     for arguments in [
-        &["plan", "x.toml"][..],
-        &["top"],
-        &["sessions", "--pool", "p", "--json"],
-        &["explain", "--listener", "a", "--source", "127.0.0.1:1"],
+        &["top"][..],
         &["scale", "p", "auto"],
         &["simulate", "--trace", "steady"],
         &["upgrade"],

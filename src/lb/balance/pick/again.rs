@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Balancer, Picked, reserve};
 use crate::lb::backend::BackendState;
 use crate::lb::balance::bounded::bound;
+use crate::lb::balance::candidates::Candidates;
 use crate::lb::time::Tick;
 
 impl Balancer {
@@ -17,6 +18,27 @@ impl Balancer {
         tried: &[u16],
         now: Tick,
     ) -> Option<Picked> {
+        let (candidates, nth) = self.again(backend, tried, now)?;
+        reserve(&candidates, nth)
+    }
+
+    /// The place of the member that [`Balancer::take_again`] would take.
+    pub fn would_take_again(
+        &self,
+        backend: &Arc<BackendState>,
+        tried: &[u16],
+        now: Tick,
+    ) -> Option<u16> {
+        let (candidates, nth) = self.again(backend, tried, now)?;
+        Some(candidates.tier[nth])
+    }
+
+    fn again<'a>(
+        &'a self,
+        backend: &Arc<BackendState>,
+        tried: &'a [u16],
+        now: Tick,
+    ) -> Option<(Candidates<'a>, usize)> {
         let is_it = |place: &u16| Arc::ptr_eq(&self.members[usize::from(*place)].state, backend);
         let primary = self.primaries.members.iter().position(is_it);
         let backup = || self.backups.members.iter().position(is_it);
@@ -31,7 +53,7 @@ impl Balancer {
         }
         let factor = self.settings.load_factor;
         let is_within = factor <= 0.0 || bound(factor, &candidates)(nth);
-        is_within.then(|| reserve(&candidates, nth))?
+        is_within.then_some((candidates, nth))
     }
 }
 

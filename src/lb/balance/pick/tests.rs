@@ -3,6 +3,7 @@
 mod admin;
 mod busy;
 mod ejection;
+mod explain;
 mod panic;
 mod returning;
 mod rules;
