@@ -15,6 +15,11 @@ const DEFAULT_PHASE: phase::Rules = phase::Rules {
     min_bytes: 0,
 };
 
+const NO_LIFETIME: phase::Lifetime = phase::Lifetime {
+    most: Duration::ZERO,
+    jitter: Duration::ZERO,
+};
+
 fn default_queue() -> Queue {
     Queue {
         limits: queue::Limits {
@@ -56,6 +61,7 @@ fn defaults_are_those_of_the_contract() {
             idle_timeout: seconds(3600),
             half_close_timeout: seconds(300),
             phase: DEFAULT_PHASE,
+            lifetime: NO_LIFETIME,
             on_down: OnDown::Keep,
             refuse: Refuse::Reset,
             queue: default_queue(),
