@@ -294,10 +294,7 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
         fail_open: reader.flag("fail_open"),
         panic_threshold: reader.share("panic_threshold"),
         slow_start: time_or_none("slow_start", reader),
-        lifetime: phase::Lifetime {
-            most: time_or_none("max_lifetime", reader),
-            jitter: time_or_none("max_lifetime_jitter", reader),
-        },
+        lifetime: lifetime(reader),
         connect_timeout: reader.duration("connect_timeout").value,
         retries: reader.whole("retries"),
         idle_timeout: reader.duration("idle_timeout").value,
@@ -352,6 +349,13 @@ fn sticky(reader: &Reader<'_>) -> Sticky {
         key: key.expect("the row has a default").value,
         ttl: reader.duration("ttl").value,
         max_entries: reader.whole("max_entries"),
+    }
+}
+
+fn lifetime(reader: &Reader<'_>) -> phase::Lifetime {
+    phase::Lifetime {
+        most: time_or_none("max_lifetime", reader),
+        jitter: time_or_none("max_lifetime_jitter", reader),
     }
 }
 

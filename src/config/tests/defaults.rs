@@ -82,21 +82,25 @@ fn defaults_are_those_of_the_contract() {
                 initial_up: true,
                 progress_is_alive: true,
             }),
-            udp: Udp {
-                rules: Rules {
-                    idle: seconds(30),
-                    answers: Answers::Any,
-                    requests: 0,
-                    amplification: 0,
-                },
-                max_flows: 65_536,
-                new_flows_per_second: 0,
-                quic_server_id_length: 0,
-            },
+            udp: default_flows(),
             backends: vec![default_backend()],
         })],
     };
     assert_eq!(load(MINIMAL, "f"), Ok(expected));
+}
+
+fn default_flows() -> Udp {
+    Udp {
+        rules: Rules {
+            idle: Duration::from_secs(30),
+            answers: Answers::Any,
+            requests: 0,
+            amplification: 0,
+        },
+        max_flows: 65_536,
+        new_flows_per_second: 0,
+        quic_server_id_length: 0,
+    }
 }
 
 fn default_backend() -> Backend {
