@@ -91,11 +91,16 @@ impl Session {
 
     /// When it has lasted long enough and is quiet, if nothing comes before.
     pub(super) fn over_at(&self) -> Option<Tick> {
-        if !matches!(self.stage, Stage::Relaying) || !self.phase.is_quiet() {
-            return None;
+        let expires = self.expires?;
+        match (&self.stage, self.phase) {
+            // Whatever may come now and then, it asks for nothing.
+            (Stage::Relaying, Phase::Idle) => Some(expires),
+            (Stage::Relaying, Phase::Over) => {
+                let silent = self.last_activity.after(self.pool.plan.phase.linger);
+                Some(expires.max(silent))
+            }
+            _ => None,
         }
-        let silent = self.last_activity.after(self.pool.plan.phase.linger);
-        Some(self.expires?.max(silent))
     }
 
     /// Ends it, unless bytes are still on their way, which a reset would lose.

@@ -223,13 +223,13 @@ impl Balancer {
                 break;
             }
             for tier in *tiers {
-                let candidates = Candidates {
+                let mut candidates = Candidates {
                     standard: *standard,
                     ticket,
                     ceiling: self.settings.soft_connections,
                     ..self.candidates(tier, tried, now)
                 };
-                if let Some(picked) = self.pick_from(tier, candidates, key, rng) {
+                if let Some(picked) = self.pick_from(tier, &mut candidates, key, rng) {
                     return Ok(picked);
                 }
                 match standing(&candidates) {
@@ -309,6 +309,7 @@ impl Balancer {
     }
 
     /// All members of a tier who are well.
+    #[inline(always)]
     fn candidates<'a>(&'a self, tier: &'a Tier, tried: &'a [u16], now: Tick) -> Candidates<'a> {
         Candidates {
             members: &self.members,
@@ -329,29 +330,24 @@ impl Balancer {
     fn pick_from(
         &self,
         tier: &Tier,
-        candidates: Candidates<'_>,
+        candidates: &mut Candidates<'_>,
         key: u64,
         rng: &mut Rng,
     ) -> Option<Picked> {
-        let Candidates {
-            ticket, ceiling, ..
-        } = candidates;
-        let ceilings = [ceiling, 0];
-        let tickets = [ticket, None];
-        for ceiling in &ceilings[usize::from(ceiling == 0)..] {
-            for ticket in &tickets[usize::from(ticket.is_none())..] {
-                let candidates = Candidates {
-                    ticket: *ticket,
-                    ceiling: *ceiling,
-                    ..candidates
-                };
-                let picked = self.pick_among(tier, &candidates, key, rng);
-                if picked.is_some() {
-                    return picked;
-                }
+        let ticket = candidates.ticket;
+        loop {
+            let picked = self.pick_among(tier, candidates, key, rng);
+            if picked.is_some() {
+                return picked;
             }
+            if candidates.ticket.take().is_some() {
+                continue;
+            }
+            if std::mem::take(&mut candidates.ceiling) == 0 {
+                return None;
+            }
+            candidates.ticket = ticket;
         }
-        None
     }
 
     /// Chooses and reserves; another worker may take the last slot in between, so more than once.

@@ -12,6 +12,7 @@
 //! Measured against other rules on traces of model servers, no rule to shrink by won everywhere, and to
 //! start all that is missing at once did.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::demand::{Asked, Demand};
@@ -242,9 +243,12 @@ impl Scaler {
         }
     }
 
-    /// Lets go of who is too much: at once where somebody has said how many there are to be, or where
-    /// there may be no more, and otherwise one at a time.
+    /// Lets go of who is too much: at once who has no place, or where somebody has said how many there
+    /// are to be, and otherwise one at a time.
     fn shrink(&mut self, loads: &[Load], now: Tick, actions: &mut Vec<Action>) {
+        for place in self.settings.max..self.instances.len() {
+            self.send_away(place, now, actions);
+        }
         while self.ready() + self.starting() > self.at_most() {
             if !self.let_go(loads, now, actions) {
                 return;
@@ -293,29 +297,39 @@ impl Scaler {
     fn let_go(&mut self, loads: &[Load], now: Tick, actions: &mut Vec<Action>) -> bool {
         let last_starting = (self.instances.iter())
             .rposition(|instance| matches!(instance.state, State::Starting { .. }));
-        if let Some(place) = last_starting {
-            self.instances[place].state = State::Stopping { has_failed: false };
-            actions.push(Action::Stop(place));
-            return true;
-        }
         let least = |(place, instance): (usize, &Instance)| {
             let State::Ready { since } = instance.state else {
                 return None;
             };
-            let is_beyond = place >= self.settings.max;
             let busy = loads.get(place).map_or(0, |load| load.busy);
-            Some(((!is_beyond, busy, std::cmp::Reverse(since)), place, since))
+            Some((busy, Reverse(since), place))
         };
         let candidates = self.instances.iter().enumerate().filter_map(least);
-        let Some((_, place, ready_since)) = candidates.min() else {
+        let least = candidates.min().map(|(_, _, place)| place);
+        let Some(place) = last_starting.or(least) else {
             return false;
         };
-        self.instances[place].state = State::Draining {
-            since: now,
-            ready_since,
-        };
-        actions.push(Action::Drain(place));
+        self.send_away(place, now, actions);
         true
+    }
+
+    /// Gives up its start, or lets it drain.
+    fn send_away(&mut self, place: usize, now: Tick, actions: &mut Vec<Action>) {
+        let state = &mut self.instances[place].state;
+        match *state {
+            State::Starting { .. } => {
+                *state = State::Stopping { has_failed: false };
+                actions.push(Action::Stop(place));
+            }
+            State::Ready { since } => {
+                *state = State::Draining {
+                    since: now,
+                    ready_since: since,
+                };
+                actions.push(Action::Drain(place));
+            }
+            _ => {}
+        }
     }
 
     /// Who drains, has been ready for the longest time, and has a place.

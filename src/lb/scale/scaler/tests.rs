@@ -263,7 +263,7 @@ fn who_says_how_many_gets_them_at_once() {
 fn fewer_places_let_those_beyond_go() {
     let mut scaler = ready(SETTINGS, 4);
     scaler.set(Settings { max: 2, ..SETTINGS });
-    let drains = [Action::Drain(3), Action::Drain(2)];
+    let drains = [Action::Drain(2), Action::Drain(3)];
     assert_eq!(
         scaler.look(&busy(&[0, 0, 4, 4]), 9, second(9)),
         drains,
@@ -279,6 +279,14 @@ fn fewer_places_let_those_beyond_go() {
     scaler.on_end(3, second(12));
     scaler.on_end(2, second(12));
     assert_eq!(scaler.instances().len(), 2);
+    // Also where there are not too many.
+    let mut scaler = ready(SETTINGS, 3);
+    scaler.on_end(0, second(10));
+    scaler.set(Settings { max: 2, ..SETTINGS });
+    assert_eq!(
+        scaler.look(&busy(&[0, 1, 1]), 0, second(10)),
+        [Action::Drain(2)]
+    );
 }
 
 proptest! {
