@@ -387,6 +387,7 @@ fn plan_pool(pool: model::Pool, is_udp_only: bool) -> Option<Pool> {
         idle_timeout: pool.idle_timeout,
         half_close_timeout: pool.half_close_timeout,
         phase: pool.phase,
+        lifetime: pool.lifetime,
         on_down: pool.on_down,
         refuse: pool.refuse,
         queue: pool.queue,

@@ -469,6 +469,11 @@ mod tests {
         ),
         (
             POOL,
+            "[pool.p]\nmax_lifetime = \"1h\"\nmax_lifetime_jitter = \"5m\"\n",
+            "pool p: max_lifetime \"\" → 1h, max_lifetime_jitter \"\" → 5m",
+        ),
+        (
+            POOL,
             "[pool.p]\nlimit_counts = \"busy\"\nsoft_connections = 6\n",
             "pool p: limit_counts open → busy, soft_connections 0 → 6",
         ),

@@ -201,7 +201,6 @@ const LIMIT: Takes = Takes::Whole(0, MAX_CONNECTIONS);
 const TRUE: Default = Default::Is(Value::Flag(true));
 const FALSE: Default = Default::Is(Value::Flag(false));
 const NO_TEXTS: Default = Default::Is(Value::Texts(&[]));
-const EMPTY: &[Value<'static>] = &[Value::Text("")];
 const FIVE_TUPLE: &[&str] = &[
     "source_ip",
     "source_port",
@@ -311,6 +310,11 @@ pub(super) const POOL: Section = Section {
             "Further backends tried when a connect fails"),
         row("idle_timeout", TIME, text("1h"), "Without a byte either way a session is reset"),
         row("half_close_timeout", TIME, text("5m"), "The same once one side has finished"),
+        row("max_lifetime", Takes::Form("a duration such as \"1h\", or \"\""), text(""),
+            "A session of TCP that has lasted for so long is reset as soon as it is idle, never while it \
+            is waiting or streaming; empty = it lasts as long as it will"),
+        row("max_lifetime_jitter", Takes::Form("a duration such as \"5m\", or \"\""), text(""),
+            "Up to so much is added to `max_lifetime`, if that is set, for each session anew"),
         row("busy_linger", TIME, text("2s"),
             "For how long after its backend has sent something, or after it has begun, a session counts \
             as busy. From its client's first byte until its backend answers it does so too"),
@@ -356,8 +360,6 @@ pub(super) const POOL: Section = Section {
         row("discover", Takes::Table, Default::Told("off"), "Where backends are found"),
         row("backend", Takes::Table, Default::Told("none"),
             "The backends; there must be some unless `discover` says where they are found"),
-        later("max_lifetime", EMPTY),
-        later("max_lifetime_jitter", EMPTY),
         later("scale", &[]),
     ],
 };

@@ -23,6 +23,7 @@ use super::plan::{
     Output, Preread, Queue, Refuse, Sandbox, SendProxy, Source, Splice, Udp,
 };
 use super::reader::{Reader, Written};
+use super::units::{self, MIN_DURATION};
 use crate::lb::admission::access::Prefix;
 use crate::lb::admission::queue;
 use crate::lb::admission::source::{Limits, Pace};
@@ -96,6 +97,7 @@ pub(super) struct Pool {
     pub(super) soft_connections: Written<u32>,
     pub(super) counts: Counts,
     pub(super) phase: phase::Rules,
+    pub(super) lifetime: phase::Lifetime,
     pub(super) on_down: OnDown,
     pub(super) refuse: Refuse,
     pub(super) queue: Queue,
@@ -308,9 +310,8 @@ fn pool(pool_name: Written<String>, reader: &Reader<'_>, problems: &Problems) ->
         load_factor: reader.load_factor("load_factor"),
         fail_open: reader.flag("fail_open"),
         panic_threshold: reader.share("panic_threshold"),
-        slow_start: reader
-            .parsed("slow_start", health::slow_start)
-            .map_or(Duration::ZERO, |found| found.value),
+        slow_start: time_or_none("slow_start", reader),
+        lifetime: lifetime(reader),
         connect_timeout: reader.duration("connect_timeout").value,
         retries: reader.whole("retries"),
         idle_timeout: reader.duration("idle_timeout").value,
@@ -366,6 +367,28 @@ fn sticky(reader: &Reader<'_>) -> Sticky {
         ttl: reader.duration("ttl").value,
         max_entries: reader.whole("max_entries"),
     }
+}
+
+fn lifetime(reader: &Reader<'_>) -> phase::Lifetime {
+    phase::Lifetime {
+        most: time_or_none("max_lifetime", reader),
+        jitter: time_or_none("max_lifetime_jitter", reader),
+    }
+}
+
+/// A duration; empty = none, which is 0.
+fn time_or_none(key: &str, reader: &Reader<'_>) -> Duration {
+    let parse = |text: &str| {
+        if text.is_empty() {
+            return Ok(Duration::ZERO);
+        }
+        units::duration(text, MIN_DURATION).ok_or_else(|| {
+            let what = format!("`{key}` is {}", quoted(text));
+            Wrong::new(what, "write a duration such as \"30s\", or \"\"")
+        })
+    };
+    let found = reader.parsed(key, parse);
+    found.map_or(Duration::ZERO, |found| found.value)
 }
 
 fn queue(reader: &Reader<'_>) -> Queue {

@@ -271,6 +271,8 @@ pub struct Pool {
     pub half_close_timeout: Duration,
     /// When a session is busy.
     pub phase: phase::Rules,
+    /// How long a session lasts.
+    pub lifetime: phase::Lifetime,
     /// What happens to sessions of a backend that goes down.
     pub on_down: OnDown,
     /// What a refused client gets.

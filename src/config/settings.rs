@@ -188,6 +188,7 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
         idle_timeout,
         half_close_timeout,
         phase,
+        lifetime,
         on_down,
         refuse,
         queue,
@@ -212,6 +213,19 @@ pub(super) fn pool(old: &Pool, new: &Pool) -> Vec<Setting> {
     let phase::Rules { linger, min_bytes } = phase;
     found.time("busy_linger", linger, &new.phase.linger);
     found.plain("busy_min_bytes", min_bytes, &new.phase.min_bytes);
+    found.compare(
+        "max_lifetime",
+        &lifetime.most,
+        &new.lifetime.most,
+        time_or_none,
+    );
+    let jitter = &new.lifetime.jitter;
+    found.compare(
+        "max_lifetime_jitter",
+        &lifetime.jitter,
+        jitter,
+        time_or_none,
+    );
     found.compare("on_down", on_down, &new.on_down, on_down_word);
     found.compare("refuse", refuse, &new.refuse, |refuse| match refuse {
         Refuse::Reset => "reset".to_owned(),
@@ -386,6 +400,14 @@ fn list<T: ToString>(values: &[T]) -> String {
         texts.push("…".to_owned());
     }
     format!("[{}]", texts.join(", "))
+}
+
+fn time_or_none(time: &Duration) -> String {
+    if time.is_zero() {
+        "\"\"".to_owned()
+    } else {
+        show(*time)
+    }
 }
 
 fn number_or_auto<T: ToString>(number: &Option<T>) -> String {

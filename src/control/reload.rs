@@ -357,14 +357,14 @@ fn log_backend(
     let load = state.load();
     log::info!(
         "backend \"{pool}/{name}\": sessions {}, connect failures {}, bytes to backend {}, \
-         bytes to client {}, answers {}, open {}, busy {}{last_probe}",
+         bytes to client {}, answers {}, busy {}, open {}{last_probe}",
         state.sessions.load(Relaxed),
         state.connect_failures.load(Relaxed),
         state.bytes[0].load(Relaxed),
         state.bytes[1].load(Relaxed),
         state.meters.snapshot().0.count(),
-        load.open,
-        load.busy
+        load.busy,
+        load.open
     );
 }
 

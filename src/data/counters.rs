@@ -126,6 +126,8 @@ pub enum Ended {
     Idle,
     /// One side had finished, and too little came of the other.
     HalfClosed,
+    /// It had lasted long enough, and was idle.
+    Lifetime,
     /// Its backend went down, and keeps no session.
     BackendDown,
     /// The configuration has no place for it any more.
@@ -138,13 +140,14 @@ pub enum Ended {
 
 impl Ended {
     /// Every end.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Finished,
         Self::ClientReset,
         Self::BackendReset,
         Self::Gone,
         Self::Idle,
         Self::HalfClosed,
+        Self::Lifetime,
         Self::BackendDown,
         Self::Removed,
         Self::Stopping,
@@ -160,6 +163,7 @@ impl Ended {
             Self::Gone => "gone",
             Self::Idle => "idle",
             Self::HalfClosed => "half closed",
+            Self::Lifetime => "lifetime",
             Self::BackendDown => "backend down",
             Self::Removed => "removed",
             Self::Stopping => "stopping",

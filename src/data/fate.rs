@@ -38,6 +38,8 @@ pub(super) enum Cut {
     Idle,
     /// One side had finished, and nothing came from the other for too long.
     HalfClosed,
+    /// It has lasted long enough, and was idle.
+    Lifetime,
     /// A peer does not take the last bytes before a reset.
     NotTaken,
     /// Its backend is down, and keeps no session.
@@ -56,6 +58,7 @@ impl Cut {
         match self {
             Self::Idle => "idle",
             Self::HalfClosed => "half closed for too long",
+            Self::Lifetime => "max_lifetime is over",
             Self::NotTaken => "the last bytes before a reset are not taken",
             Self::BackendDown => "its backend is down",
             Self::IdleInDrain => "idle while draining",
@@ -85,6 +88,7 @@ impl End {
             Self::Reset(Side::Backend) => Ended::BackendReset,
             Self::Cut(Cut::Idle) => Ended::Idle,
             Self::Cut(Cut::HalfClosed | Cut::NotTaken) => Ended::HalfClosed,
+            Self::Cut(Cut::Lifetime) => Ended::Lifetime,
             Self::Cut(Cut::BackendDown) => Ended::BackendDown,
             Self::Cut(Cut::IdleInDrain | Cut::DrainOver | Cut::Stop) => Ended::Stopping,
             Self::Refuse(_) => return None,
@@ -105,7 +109,7 @@ impl End {
             (Self::Reset(side), Progress::Connecting) => Cause::new(by(*side), State::Connecting),
             (Self::Reset(side), _) => Cause::new(by(*side), State::Reset),
             (Self::Cut(Cut::Idle), _) => Cause::new(By::Evenkeel, State::Idle),
-            (Self::Cut(Cut::HalfClosed | Cut::NotTaken), _) => {
+            (Self::Cut(Cut::HalfClosed | Cut::NotTaken | Cut::Lifetime), _) => {
                 Cause::new(By::Evenkeel, State::TimedOut)
             }
             (Self::Cut(_), _) => Cause::new(By::Evenkeel, state),

@@ -5,6 +5,7 @@
 //! still on its way to it ([`Stage::Flushing`]): the kernel drops unsent bytes at a reset.
 
 mod connecting;
+mod phases;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,9 +30,8 @@ use super::refuse::refuse;
 use super::stream::Stream;
 use super::token::{SessionKey, Subject, deadline_id};
 use crate::lb::backend::BackendState;
-use crate::lb::balance::pick::Policy;
 use crate::lb::time::Tick;
-use crate::lb::traffic::phase::{Change, Phase};
+use crate::lb::traffic::phase::Phase;
 use crate::lb::traffic::relay::{Ready, Relay, Side, Verdict};
 
 /// A session.
@@ -53,6 +53,8 @@ pub(super) struct Session {
     /// When its client came.
     since: Tick,
     last_activity: Tick,
+    /// When it has lasted long enough.
+    expires: Option<Tick>,
     /// For the access log, if there is one.
     history: Option<Box<History>>,
     /// What has been added to the counters of what has been sent.
@@ -179,27 +181,6 @@ impl Session {
         }
     }
 
-    /// Bytes have moved; it had received so many from each side before.
-    #[inline(always)]
-    fn on_moved(&mut self, before: [u64; 2], key: SessionKey, kit: &mut Kit) {
-        self.last_activity = kit.now;
-        self.leg.on_bytes(&self.relay);
-        if !self.is_noted {
-            self.is_noted = true;
-            kit.tally.note(deadline_id(key));
-        }
-        let [from_client, from_backend] =
-            Side::BOTH.map(|side| self.relay.received(side) - before[side as usize]);
-        if from_backend > 0 {
-            self.leg.lease.backend().progress(kit.now);
-        }
-        let rules = &self.pool.plan.phase;
-        let change = (self.phase).on_bytes(from_client, from_backend, rules, kit.now);
-        if let Some(change) = change {
-            self.on_phase(change, key, kit);
-        }
-    }
-
     /// Its deadline has come, or one that was nearer when it was set.
     pub(super) fn on_deadline(
         &mut self,
@@ -207,10 +188,7 @@ impl Session {
         registry: &Registry,
         kit: &mut Kit,
     ) -> Fate {
-        if matches!(self.stage, Stage::Relaying) {
-            self.phase.look(&self.pool.plan.phase, kit.heard);
-            self.leg.lease.set_busy(self.phase.is_busy());
-        }
+        self.look_at_phase(kit);
         if self.due(key, kit) > kit.heard {
             self.arm(key, kit);
             return Fate::Wait;
@@ -219,6 +197,9 @@ impl Session {
             return Fate::End(End::Cut(Cut::DrainOver));
         }
         let silence = kit.heard.since(self.last_activity);
+        if self.over_at().is_some_and(|at| at <= kit.heard) {
+            return self.end_at_quiet_point(key, kit);
+        }
         match &self.stage {
             Stage::Connecting(attempts)
                 if kit.heard.since(attempts.since) >= self.pool.plan.connect_timeout =>
@@ -245,44 +226,6 @@ impl Session {
         let due = self.due(key, kit);
         kit.wheel.arm(deadline_id(key), due);
         self.is_watched = self.idle_at().is_some();
-    }
-
-    /// Its phase has changed. Happens at the pace of questions and answers, and at most once in a
-    /// millisecond while an answer goes on.
-    fn on_phase(&mut self, change: Change, key: SessionKey, kit: &mut Kit) {
-        let backend = self.leg.lease.backend();
-        match change {
-            Change::Asked | Change::Spoke => {}
-            Change::WentOn(pause) => {
-                backend.meters.of_worker(kit.worker).gap.observe(pause);
-                return;
-            }
-            Change::Answered(time) => {
-                (backend.meters.of_worker(kit.worker).first_byte).observe(time);
-                if self.pool.plan.balance.policy == Policy::LeastLatency {
-                    backend.latency.observe(time, kit.now);
-                }
-            }
-        }
-        self.leg.lease.set_busy(true);
-        // One deadline is enough for all exchanges within the linger.
-        if !self.is_watched && self.idle_at().is_some() {
-            self.arm(key, kit);
-        }
-    }
-
-    /// Its backend has nothing to do for it any more.
-    fn let_backend_rest(&mut self) {
-        self.phase.on_backend_finished();
-        self.leg.lease.set_busy(false);
-    }
-
-    /// When it is idle by itself.
-    fn idle_at(&self) -> Option<Tick> {
-        match self.stage {
-            Stage::Relaying => self.phase.idle_at(&self.pool.plan.phase),
-            Stage::Connecting(_) | Stage::Flushing(_) => None,
-        }
     }
 
     /// What there is to tell of it.
@@ -425,14 +368,18 @@ impl Session {
             Stage::Connecting(attempts) => attempts.since.after(self.pool.plan.connect_timeout),
             Stage::Relaying => {
                 let patience = self.last_activity.after(self.patience());
-                self.idle_at().map_or(patience, |at| at.min(patience))
+                let others = [self.idle_at(), self.over_at()];
+                others.into_iter().flatten().fold(patience, Tick::min)
             }
             Stage::Flushing(flush) => flush.next,
         };
         let Some(drain) = kit.drain else { return due };
+        if matches!(self.stage, Stage::Relaying) && !self.phase.is_quiet() {
+            return due.min(drain.until);
+        }
         let cut = drain.cut_of(deadline_id(key));
-        let is_idle = cut.since(self.last_activity) >= IDLE_BEFORE_CUT;
-        due.min(if is_idle { cut } else { drain.until })
+        let cut = cut.max(self.last_activity.after(IDLE_BEFORE_CUT));
+        due.min(cut).min(drain.until)
     }
 
     /// How long it may be silent.

@@ -10,5 +10,6 @@ pub mod health;
 pub mod histogram;
 pub mod log_rate;
 pub mod rng;
+pub mod scale;
 pub mod time;
 pub mod traffic;

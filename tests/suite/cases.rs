@@ -52,7 +52,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "reordering needs a relay on a TUN device; the kernel's TCP hides it from every socket, \
                 and loss (tcp_22) makes it reorder as well",
     ),
-    ("tmo_05", "max_lifetime is not supported yet"),
     (
         "res_10",
         "there is no setting for pipes: their number follows from the limit on open files",

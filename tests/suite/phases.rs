@@ -10,6 +10,7 @@ use crate::harness::backend::Gauge;
 use crate::harness::clients::Clients;
 use crate::harness::scale::{amount, seed};
 use crate::harness::stream::{bounded, is_silent_for};
+use crate::harness::wait::within;
 use crate::harness::{
     Axis, Config, End, Listening, Proxy, Rng, Served, Tagged, connect, on_every_axis, read_all,
     reset, until,
@@ -98,6 +99,88 @@ fn questions_asked_together_are_answered_as_one() {
     };
     assert_eq!(pings(&[]), 5);
     assert_eq!(pings(&["busy_min_bytes = 64"]), 0);
+}
+
+/// What the status says of the backend.
+fn busy(proxy: &Proxy) -> u64 {
+    let backend = proxy.backend("a");
+    assert!(
+        backend["busy"].as_u64() <= backend["open"].as_u64(),
+        "{backend}"
+    );
+    backend["busy"].as_u64().expect("a number")
+}
+
+#[test]
+fn the_status_says_who_is_busy() {
+    for workers in [1, 2] {
+        let axis = Axis {
+            workers,
+            ..Axis::PLAIN
+        };
+        let backend = Listening::start(axis.family);
+        let config = Config::of(axis, &[backend.address]).pool(LINGER).admin();
+        let mut proxy = Proxy::start(&config);
+        proxy.rebase();
+        let mut pairs: Vec<Pair> = (0..6).map(|_| backend.pair(proxy.front())).collect();
+        until("sessions that say nothing are idle", || busy(&proxy) == 0);
+        let [greeted, waiting, answered, finished, ended, gone] = &mut pairs[..] else {
+            unreachable!("six pairs")
+        };
+        send(&mut greeted.1, &mut greeted.0, b"220 ready");
+        for (client, server) in [&mut *waiting, answered, finished, ended, gone] {
+            send(client, server, b"a question");
+        }
+        until("answers are waited for", || busy(&proxy) >= 5);
+        until("a greeting is over", || busy(&proxy) == 5);
+        is_silent_for(&mut waiting.0, Duration::from_millis(300));
+        assert_eq!(busy(&proxy), 5, "however long it takes");
+        send(&mut answered.1, &mut answered.0, b"an answer");
+        until("an answer is over", || busy(&proxy) == 4);
+        // The backend has nothing more to say, although the client may.
+        finished.1.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_all(&mut finished.0), (vec![], End::Fin));
+        until("a backend that has finished is idle", || busy(&proxy) == 3);
+        let (client, _server) = pairs.pop().expect("six pairs");
+        reset(client);
+        until("a reset gives back", || busy(&proxy) == 2);
+        drop(pairs.pop());
+        until("an end gives back", || busy(&proxy) == 1);
+        let gaps = &proxy.backend("a");
+        assert_eq!(gaps["first_byte"]["count"], 1, "{gaps}");
+        drop(pairs);
+        assert_eq!(proxy.finish().backend("a", "answers"), 1);
+    }
+}
+
+/// What the proxy cannot deliver because its client does not read keeps the backend busy.
+#[test]
+fn an_answer_that_is_not_taken_is_not_over() {
+    let backend = Listening::start(Axis::PLAIN.family);
+    let config = Config::of(Axis::PLAIN, &[backend.address])
+        .pool(LINGER)
+        .admin();
+    let mut proxy = Proxy::start(&config);
+    proxy.rebase();
+    let (mut client, mut server) = backend.pair(proxy.front());
+    send(&mut client, &mut server, b"all of it");
+    let answer = vec![b'a'; 32 << 20];
+    let sender = std::thread::spawn({
+        let answer = answer.clone();
+        move || {
+            server.write_all(&answer).unwrap();
+            server
+        }
+    });
+    let is_sent = within(Duration::from_millis(500), || sender.is_finished());
+    assert!(!is_sent, "it is too much for all buffers");
+    assert_eq!(busy(&proxy), 1);
+    let mut got = vec![0; answer.len()];
+    client.read_exact(&mut got).unwrap();
+    assert!(got == answer, "every byte");
+    until("it is over", || busy(&proxy) == 0);
+    drop((client, sender.join().unwrap()));
+    proxy.finish();
 }
 
 /// Three sessions on "a" that have had their answers, and one on "b" that waits for its own.
@@ -242,7 +325,10 @@ fn the_limit_of_busy_ones_is_never_exceeded() {
     let backends = gauges.each_ref().map(Gauge::echo);
     let addresses = backends.each_ref().map(|backend| backend.address);
     for balance in ["least_busy", "hash", "least_latency", "power_of_two"] {
-        let config = busy_slots(axis, 3, &addresses).pool(&format!("balance = \"{balance}\""));
+        // A client that this machine holds up before it speaks is not to be taken for idle.
+        let config = busy_slots(axis, 3, &addresses)
+            .pool("busy_linger = \"1m\"")
+            .pool(&format!("balance = \"{balance}\""));
         let proxy = Proxy::start(&config);
         let clients = Clients::start(12, proxy.front(), |front, _| {
             let mut client = connect(front);

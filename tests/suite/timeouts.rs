@@ -276,6 +276,74 @@ impl Deaf {
 }
 
 #[test]
+fn tmo_05_a_session_ends_at_a_quiet_point_after_its_lifetime() {
+    const LIFETIME: Duration = Duration::from_millis(300);
+    // No pause of this machine is taken for the end of an answer.
+    const LINGER: Duration = Duration::from_secs(1);
+    on_both_carriages(|axis| {
+        let backend = Listening::start(axis.family);
+        let config = Config::of(axis, &[backend.address])
+            .pool("max_lifetime = \"300ms\"")
+            .pool("max_lifetime_jitter = \"100ms\"")
+            .pool("busy_linger = \"1s\"");
+        let proxy = start(&config);
+        let since = Instant::now();
+        let (mut idle, idle_server) = backend.pair(proxy.front());
+        let (mut streaming, mut stream_server) = backend.pair(proxy.front());
+        let (mut waiting, mut wait_server) = backend.pair(proxy.front());
+        pass(&mut waiting, &mut wait_server).unwrap();
+        pass(&mut streaming, &mut stream_server).unwrap();
+        let mut next = Instant::now();
+        while since.elapsed() < 2 * LINGER {
+            pass(&mut stream_server, &mut streaming).unwrap();
+            next += Duration::from_millis(20);
+            let pause = next.saturating_duration_since(Instant::now());
+            if !pause.is_zero() {
+                is_silent_for(&mut waiting, pause);
+            }
+        }
+        assert_cut(&mut idle, &idle_server, since, LIFETIME);
+        // Who waited or streamed all the time ends once it has its answer.
+        let answered = Instant::now();
+        pass(&mut wait_server, &mut waiting).unwrap();
+        assert_cut(&mut waiting, &wait_server, answered, LINGER);
+        assert_cut(&mut streaming, &stream_server, since, 2 * LINGER);
+        let totals = proxy.finish();
+        assert_eq!(totals.backend("a", "answers"), 2);
+    });
+}
+
+/// What the client has not read yet is not lost to it.
+#[test]
+fn a_lifetime_ends_only_when_everything_is_delivered() {
+    let backend = Listening::start(Family::V4);
+    let config = Config::of(Axis::PLAIN, &[backend.address])
+        .pool("max_lifetime = \"50ms\"")
+        .pool("busy_linger = \"50ms\"");
+    let proxy = start(&config);
+    let (mut client, mut server) = backend.pair(proxy.front());
+    pass(&mut client, &mut server).unwrap();
+    let answer = vec![b'a'; 32 << 20];
+    let sender = std::thread::spawn({
+        let answer = answer.clone();
+        move || {
+            server.write_all(&answer).unwrap();
+            server
+        }
+    });
+    // Longer than the lifetime and the linger together.
+    let stalled = Instant::now();
+    assert!(!within(Duration::from_millis(400), || sender.is_finished()));
+    assert!(stalled.elapsed() >= Duration::from_millis(400));
+    let mut got = vec![0; answer.len()];
+    client.read_exact(&mut got).unwrap();
+    assert!(got == answer, "every byte");
+    let server = sender.join().unwrap();
+    assert_cut(&mut client, &server, stalled, Duration::ZERO);
+    proxy.finish();
+}
+
+#[test]
 fn tmo_06_a_connect_does_not_wait_for_a_probe() {
     let deaf = Deaf::start();
     let other = Tagged::start(2);

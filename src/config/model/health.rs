@@ -223,17 +223,6 @@ pub(super) fn on_down(text: &str) -> Result<OnDown, Wrong> {
     }
 }
 
-/// How long a backend takes that has come back; empty = no time.
-pub(super) fn slow_start(text: &str) -> Result<Duration, Wrong> {
-    if text.is_empty() {
-        return Ok(Duration::ZERO);
-    }
-    units::duration(text, MIN_DURATION).ok_or_else(|| {
-        let what = format!("`slow_start` is {}", quoted(text));
-        Wrong::new(what, "write a duration such as \"30s\", or \"\"")
-    })
-}
-
 /// When a backend is ejected.
 pub(super) fn outlier(reader: &Reader<'_>) -> outlier::Settings {
     outlier::Settings {

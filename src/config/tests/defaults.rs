@@ -31,6 +31,11 @@ fn default_http() -> HttpAddress {
     }
 }
 
+const NO_LIFETIME: phase::Lifetime = phase::Lifetime {
+    most: Duration::ZERO,
+    jitter: Duration::ZERO,
+};
+
 fn default_queue() -> Queue {
     Queue {
         limits: queue::Limits {
@@ -67,6 +72,7 @@ fn defaults_are_those_of_the_contract() {
             idle_timeout: seconds(3600),
             half_close_timeout: seconds(300),
             phase: DEFAULT_PHASE,
+            lifetime: NO_LIFETIME,
             on_down: OnDown::Keep,
             refuse: Refuse::Reset,
             queue: default_queue(),
@@ -87,21 +93,25 @@ fn defaults_are_those_of_the_contract() {
                 initial_up: true,
                 progress_is_alive: true,
             }),
-            udp: Udp {
-                rules: Rules {
-                    idle: seconds(30),
-                    answers: Answers::Any,
-                    requests: 0,
-                    amplification: 0,
-                },
-                max_flows: 65_536,
-                new_flows_per_second: 0,
-                quic_server_id_length: 0,
-            },
+            udp: default_flows(),
             backends: vec![default_backend()],
         })],
     };
     assert_eq!(load(MINIMAL, "f"), Ok(expected));
+}
+
+fn default_flows() -> Udp {
+    Udp {
+        rules: Rules {
+            idle: Duration::from_secs(30),
+            answers: Answers::Any,
+            requests: 0,
+            amplification: 0,
+        },
+        max_flows: 65_536,
+        new_flows_per_second: 0,
+        quic_server_id_length: 0,
+    }
 }
 
 fn default_backend() -> Backend {

@@ -65,6 +65,7 @@ impl Session {
             pool: request.pool,
             admission: request.admission,
             last_activity: kit.now,
+            expires: None,
             history: request.history,
             counted: [0; 2],
             is_noted: false,
@@ -116,7 +117,7 @@ impl Session {
             self.parked[Side::Client as usize] = Some(Box::new(Parked::Bytes { bytes, start: 0 }));
         }
         self.last_activity = kit.now;
-        self.phase = Phase::Opening { since: kit.now };
+        self.begin_phases(kit);
         self.relay.on_ready(
             Side::Backend,
             Ready {

@@ -47,22 +47,35 @@ impl Rotation {
     }
 
     pub(super) fn choose(&self, measure: Measure, candidates: &Candidates<'_>) -> Option<usize> {
+        // Each has a loop of its own, without a question per member.
+        match measure {
+            Measure::Open => self.choose_by(candidates, |nth| Load::open(candidates, nth)),
+            Measure::Busy => self.choose_by(candidates, |nth| Load::busy(candidates, nth)),
+            Measure::Latency => self.choose_by(candidates, |nth| Load::latency(candidates, nth)),
+        }
+    }
+
+    fn choose_by(
+        &self,
+        candidates: &Candidates<'_>,
+        load: impl Fn(usize) -> Load,
+    ) -> Option<usize> {
         let choice = self.choices.fetch_add(1, Relaxed);
         let start =
             usize::try_from(choice % self.paces.len().max(1) as u64).expect("below a usize");
         if candidates.slow_start.is_zero() {
-            return least(measure, candidates, start, |_| true);
+            return least(candidates, start, &load, |_| true);
         }
         let is_free = |nth: usize| !candidates.catches_up(nth) || self.paces[nth].is_free(choice);
-        let Some(chosen) = least(measure, candidates, start, is_free) else {
-            return least(measure, candidates, start, |_| true);
+        let Some(chosen) = least(candidates, start, &load, is_free) else {
+            return least(candidates, start, &load, |_| true);
         };
         if candidates.catches_up(chosen) {
             let (own, all) = (candidates.weight(chosen), candidates.weight_available());
             if !self.paces[chosen].take(choice, own, all) {
                 // Another worker has chosen it in this moment.
                 let is_settled = |nth| !candidates.catches_up(nth);
-                return least(measure, candidates, start, is_settled).or(Some(chosen));
+                return least(candidates, start, &load, is_settled).or(Some(chosen));
             }
             return Some(chosen);
         }
@@ -75,15 +88,16 @@ impl Rotation {
     }
 }
 
+#[inline(always)]
 fn least(
-    measure: Measure,
     candidates: &Candidates<'_>,
     start: usize,
+    load: &impl Fn(usize) -> Load,
     is_free: impl Fn(usize) -> bool,
 ) -> Option<usize> {
     let mut best: Option<(usize, Load)> = None;
     for nth in candidates.eligible_from(start).filter(|&nth| is_free(nth)) {
-        let load = Load::of(measure, candidates, nth);
+        let load = load(nth);
         // The first of equals stays, which the rotation moves on.
         if best.is_none_or(|(_, least)| load.is_below(least)) {
             best = Some((nth, load));
@@ -102,17 +116,30 @@ pub(super) struct Load {
 
 impl Load {
     #[inline(always)]
-    pub(super) fn of(measure: Measure, candidates: &Candidates<'_>, nth: usize) -> Self {
-        let member = candidates.member(nth);
-        let now = member.state.load();
-        let (load, tie) = match measure {
-            Measure::Open => (now.open.into(), 0),
-            Measure::Busy => (now.busy.into(), now.open),
-            Measure::Latency => (latency(member, candidates.now), now.open),
-        };
+    pub(super) fn open(candidates: &Candidates<'_>, nth: usize) -> Self {
         Self {
-            load,
-            tie,
+            load: candidates.member(nth).state.open().into(),
+            tie: 0,
+            weight: candidates.weight(nth),
+        }
+    }
+
+    #[inline(always)]
+    fn busy(candidates: &Candidates<'_>, nth: usize) -> Self {
+        let now = candidates.member(nth).state.load();
+        Self {
+            load: now.busy.into(),
+            tie: now.open,
+            weight: candidates.weight(nth),
+        }
+    }
+
+    #[inline(always)]
+    fn latency(candidates: &Candidates<'_>, nth: usize) -> Self {
+        let member = candidates.member(nth);
+        Self {
+            load: latency(member, candidates.now),
+            tie: member.state.open(),
             weight: candidates.weight(nth),
         }
     }

@@ -240,14 +240,14 @@ impl Balancer {
                 break;
             }
             for tier in *tiers {
-                let candidates = Candidates {
+                let mut candidates = Candidates {
                     standard: *standard,
                     ticket,
                     ceiling: self.settings.soft_connections,
                     ..self.candidates(tier, tried, now)
                 };
                 let mut take = |candidates: &Candidates<'_>| take(tier, candidates, key, rng);
-                if let Some(taken) = take_from(candidates, &mut take) {
+                if let Some(taken) = take_from(&mut candidates, &mut take) {
                     return Ok(taken);
                 }
                 match standing(&candidates) {
@@ -327,6 +327,7 @@ impl Balancer {
     }
 
     /// All members of a tier who are well.
+    #[inline(always)]
     fn candidates<'a>(&'a self, tier: &'a Tier, tried: &'a [u16], now: Tick) -> Candidates<'a> {
         Candidates {
             members: &self.members,
@@ -369,28 +370,23 @@ impl Balancer {
 /// and at last somebody above the ceiling.
 #[inline(always)]
 fn take_from<T>(
-    candidates: Candidates<'_>,
+    candidates: &mut Candidates<'_>,
     take: &mut impl FnMut(&Candidates<'_>) -> Option<T>,
 ) -> Option<T> {
-    let Candidates {
-        ticket, ceiling, ..
-    } = candidates;
-    let ceilings = [ceiling, 0];
-    let tickets = [ticket, None];
-    for ceiling in &ceilings[usize::from(ceiling == 0)..] {
-        for ticket in &tickets[usize::from(ticket.is_none())..] {
-            let candidates = Candidates {
-                ticket: *ticket,
-                ceiling: *ceiling,
-                ..candidates
-            };
-            let taken = take(&candidates);
-            if taken.is_some() {
-                return taken;
-            }
+    let ticket = candidates.ticket;
+    loop {
+        let taken = take(candidates);
+        if taken.is_some() {
+            return taken;
         }
+        if candidates.ticket.take().is_some() {
+            continue;
+        }
+        if std::mem::take(&mut candidates.ceiling) == 0 {
+            return None;
+        }
+        candidates.ticket = ticket;
     }
-    None
 }
 
 impl Tier {

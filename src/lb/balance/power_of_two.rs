@@ -2,7 +2,7 @@
 //! less open per weight. O(log n), and no herd runs to a backend that has just come up.
 
 use super::candidates::Candidates;
-use super::least::{Load, Measure};
+use super::least::Load;
 use super::random::Weights;
 use crate::lb::rng::Rng;
 
@@ -26,7 +26,7 @@ pub(super) fn choose(
     if !candidates.is_eligible(second) {
         return Some(first);
     }
-    let load = |nth| Load::of(Measure::Open, candidates, nth);
+    let load = |nth| Load::open(candidates, nth);
     let (chosen, other) = if load(second).is_below(load(first)) {
         (second, first)
     } else {

@@ -19,6 +19,7 @@
 
 use std::time::Duration;
 
+use super::super::rng::Rng;
 use super::super::time::Tick;
 
 /// How phases are told apart.
@@ -31,7 +32,29 @@ pub struct Rules {
     pub min_bytes: u32,
 }
 
-/// Plain data: four words of what has been seen.
+/// How long sessions last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// From then on a session ends where it is quiet; 0 = it lasts as long as it will.
+    pub most: Duration,
+    /// Up to so much is added to that, for each session anew, so that those that have begun together
+    /// do not end together.
+    pub jitter: Duration,
+}
+
+impl Lifetime {
+    /// When a session has lasted long enough that begins now.
+    pub fn end(&self, now: Tick, rng: &mut Rng) -> Option<Tick> {
+        if self.most.is_zero() {
+            return None;
+        }
+        let jitter_ms = u64::try_from(self.jitter.as_millis()).unwrap_or(u64::MAX);
+        let more = Duration::from_millis(rng.below(jitter_ms.saturating_add(1)));
+        Some(now.after(self.most).after(more))
+    }
+}
+
+/// Plain data: what has been seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// It has begun, and its client has not spoken yet.
@@ -76,6 +99,12 @@ impl Phase {
             Self::Opening { .. } | Self::Waiting { .. } | Self::Streaming { .. } => true,
             Self::Idle | Self::Over => false,
         }
+    }
+
+    /// Whether nothing is asked or answered, so that a session may end without breaking anything off,
+    /// as far as can be told.
+    pub const fn is_quiet(&self) -> bool {
+        matches!(self, Self::Opening { .. } | Self::Idle | Self::Over)
     }
 
     /// Takes in what has come since the last call, from the client and from the backend. Where it is
@@ -126,6 +155,13 @@ impl Phase {
         };
         *self = Self::Streaming { last: now };
         change
+    }
+
+    /// The answer that streams is not over, for all that the backend is silent.
+    pub fn go_on(&mut self, now: Tick) {
+        if let Self::Streaming { last } = self {
+            *last = now.max(*last);
+        }
     }
 
     /// The backend has finished: nothing more can be asked of it.
@@ -207,6 +243,35 @@ mod tests {
         assert!(phase.is_busy());
         phase.look(&RULES, at(32_050));
         assert_eq!(phase, Phase::Idle);
+    }
+
+    #[test]
+    fn an_answer_that_is_not_taken_goes_on() {
+        let mut phase = Phase::Streaming { last: at(0) };
+        phase.go_on(at(1_999));
+        phase.look(&RULES, at(3_000));
+        assert!(phase.is_busy() && !phase.is_quiet());
+        phase.look(&RULES, at(3_999));
+        phase.go_on(at(3_999));
+        assert_eq!(phase, Phase::Idle);
+    }
+
+    #[test]
+    fn lifetimes_are_spread_over_the_jitter() {
+        let seconds = Duration::from_secs;
+        let mut rng = Rng::new(1);
+        let mut end = |most, jitter| Lifetime { most, jitter }.end(at(7), &mut rng);
+        assert_eq!(end(seconds(0), seconds(9)), None);
+        assert_eq!(end(seconds(5), seconds(0)), Some(at(5_007)));
+        let ends: Vec<_> = (0..1_000)
+            .filter_map(|_| end(seconds(5), seconds(1)))
+            .collect();
+        assert!(
+            ends.iter()
+                .all(|end| (5_007..=6_007).contains(&end.as_ms()))
+        );
+        let early = ends.iter().filter(|end| end.as_ms() < 5_507).count();
+        assert!((400..600).contains(&early), "{early}");
     }
 
     #[test]
