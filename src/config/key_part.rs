@@ -42,7 +42,7 @@ pub(super) fn parse(text: &str) -> Result<KeyPart, Wrong> {
             _ => Err(unknown(text)),
         };
     }
-    match match_word(text, WORDS, &[]) {
+    match match_word(text, WORDS) {
         Ok("source_ip") => Ok(KeyPart::SourceIp),
         Ok("source_port") => Ok(KeyPart::SourcePort),
         Ok("destination_ip") => Ok(KeyPart::DestinationIp),

@@ -55,11 +55,8 @@ pub(super) struct Row {
 /// What a key takes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Takes {
-    /// One of `now`; those of `later` are known and refused.
-    Word {
-        now: &'static [&'static str],
-        later: &'static [&'static str],
-    },
+    /// One of these.
+    Word(&'static [&'static str]),
     /// A text of a form that these words describe.
     Form(&'static str),
     /// A whole number from the first to the second.
@@ -183,8 +180,8 @@ const fn later(key: &'static str, harmless: &'static [Value<'static>]) -> Row {
     row(key, Takes::NotYet(harmless), Default::Told("off"), "")
 }
 
-const fn word(now: &'static [&'static str], later: &'static [&'static str]) -> Takes {
-    Takes::Word { now, later }
+const fn word(words: &'static [&'static str]) -> Takes {
+    Takes::Word(words)
 }
 
 const fn text(text: &'static str) -> Default {
@@ -232,11 +229,11 @@ pub(super) const GLOBAL: Section = Section {
             "How long a stop waits for sessions to end before it resets them"),
         row("user", Takes::Text, text(""), "Account to drop to after binding; empty = stay"),
         row("group", Takes::Text, text(""), "Group to drop to; empty = the user's own"),
-        row("splice", word(&["auto", "always", "off"], &[]), text("auto"),
+        row("splice", word(&["auto", "always", "off"]), text("auto"),
             "Move bytes inside the kernel: while a session streams, from its first byte, or never"),
         row("exec_probes", Takes::Flag, Default::Is(Value::Flag(false)),
             "Let probes of type exec run programs; without it no process is ever started"),
-        row("sandbox", word(&["auto", "files", "strict", "off"], &[]), text("auto"),
+        row("sandbox", word(&["auto", "files", "strict", "off"]), text("auto"),
             "What the kernel is to keep the process from once it serves: files = running programs, and \
             opening files that it has no use for (Landlock); strict = also system calls that it has no use \
             for (seccomp), which costs 3 percent of the processor at small messages; auto = files, where \
@@ -259,7 +256,7 @@ pub(super) const ACCESS_LOG: Section = Section {
         row("path", Takes::Form("\"-\" or an absolute path"), text(""),
             "Where a line goes for each session and flow that ends, if it began while this was set: - = \
             standard output; a file is appended to, and opened anew at SIGUSR1; empty = nowhere"),
-        row("format", word(&["text", "json"], &[]), text("text"), "What a line looks like"),
+        row("format", word(&["text", "json"]), text("text"), "What a line looks like"),
     ],
 };
 
@@ -269,7 +266,7 @@ pub(super) const LISTENER: Section = Section {
     rows: &[
         row("name", Takes::Text, Default::Required, "Unique among listeners"),
         row("bind", Takes::Addresses, Default::Required, "Where it listens; port 0 = any free one"),
-        row("protocol", word(&["tcp", "udp"], &[]), text("tcp"), "What it carries"),
+        row("protocol", word(&["tcp", "udp"]), text("tcp"), "What it carries"),
         row("pool", Takes::Text, Default::Required, "The pool that serves it"),
         row("max_connections", LIMIT, whole(0), "Sessions open at once; 0 = the global limit"),
         row("max_connections_per_source", LIMIT, whole(0),
@@ -282,7 +279,7 @@ pub(super) const LISTENER: Section = Section {
             "Who may connect; the longest network that holds a client decides; [] = everyone"),
         row("deny", Takes::Networks, NO_TEXTS,
             "Who may not; wins over the same network in `allow`"),
-        row("accept_proxy", word(&["off", "v1", "v2", "any"], &[]), text("off"),
+        row("accept_proxy", word(&["off", "v1", "v2", "any"]), text("off"),
             "The version of the PROXY header that must come first, whose addresses stand for the client's; \
             who sends none or another is reset"),
         row("trusted", Takes::Networks, NO_TEXTS,
@@ -296,7 +293,7 @@ pub(super) const LISTENER: Section = Section {
 pub(super) const POOL: Section = Section {
     header: "[pool.NAME]",
     rows: &[
-        row("balance", word(BALANCES, &[]), text("hash"),
+        row("balance", word(BALANCES), text("hash"),
             "How a backend is chosen"),
         row("hash_key", Takes::List("source_ip, source_port, destination_ip, destination_port, \
             source_net/N, sni, alpn, http_path, http_header/NAME, first_bytes/N, proxy_tlv/TYPE"),
@@ -325,7 +322,7 @@ pub(super) const POOL: Section = Section {
             "Sessions at once per backend that new ones are given; 0 = no limit"),
         row("soft_connections", LIMIT, whole(0),
             "Backends that have fewer sessions than this are preferred to all others; 0 = no such thing"),
-        row("limit_counts", word(&["open", "busy"], &[]), text("open"),
+        row("limit_counts", word(&["open", "busy"]), text("open"),
             "Which sessions count for `max_connections`, `soft_connections` and `load_factor`: all that are \
             open, or those that are busy. An idle session that becomes busy again is not held back"),
         row("on_down", Takes::Form("\"keep\", \"reset\" or \"drain:DURATION\""), text("keep"),
@@ -344,7 +341,7 @@ pub(super) const POOL: Section = Section {
             of its own, and is then read like a string of TOML"),
         row("sticky", Takes::Table, Default::Told("off"), "Clients that stay on a backend"),
         row("queue", Takes::Table, Default::Told("defaults"), "Where clients wait for a free backend"),
-        row("send_proxy", word(&["off", "v1", "v2"], &[]), text("off"),
+        row("send_proxy", word(&["off", "v1", "v2"]), text("off"),
             "Tell backends who their client is: a PROXY header at the start of each stream; v2 also \
             before each datagram, which then goes alone, not in a train; a datagram above 65,507 \
             bytes with it is dropped. Probes, unless they go elsewhere, say that they are the \

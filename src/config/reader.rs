@@ -410,7 +410,7 @@ fn fit_statuses(value: Value<'_>) -> Option<RangeInclusive<u16>> {
 
 fn fit_word(key: &str, value: Value<'_>, row: &Row) -> Result<&'static str, Option<Wrong>> {
     match (value, row.takes) {
-        (Value::Text(text), Takes::Word { now, later }) => match_word(text, now, later)
+        (Value::Text(text), Takes::Word(words)) => match_word(text, words)
             .map_err(|wrong| Some(wrong.unwrap_or_else(|| row.takes.refuse(key, value)))),
         _ => Err(None),
     }
@@ -432,23 +432,18 @@ fn fit_whole<T: TryFrom<u64>>(value: Value<'_>, row: &Row) -> Option<T> {
     )
 }
 
-/// `text` as one of `now`; otherwise what is wrong with it, if more can be said than what to
-/// write.
+/// `text` as one of `words`; otherwise what is wrong with it, if more can be said than what to write.
 pub(super) fn match_word(
     text: &str,
-    now: &[&'static str],
-    later: &[&'static str],
+    words: &[&'static str],
 ) -> Result<&'static str, Option<Wrong>> {
-    if let Some(word) = now.iter().find(|word| **word == text) {
+    if let Some(word) = words.iter().find(|word| **word == text) {
         return Ok(word);
     }
-    if later.contains(&text) {
-        return Err(Some(not_yet(text, &format!("use {}", now.join(", ")))));
-    }
-    Err(nearest(text, now.iter().copied()).map(|near| {
+    Err(nearest(text, words.iter().copied()).map(|near| {
         Wrong::new(
             format!("{} is not known", quoted(text)),
-            format!("did you mean {near:?}? (known: {})", now.join(", ")),
+            format!("did you mean {near:?}? (known: {})", words.join(", ")),
         )
     }))
 }

@@ -101,8 +101,8 @@ fn install(program: &BpfProgram) -> io::Result<()> {
     }
 }
 
-/// What a process that serves calls: measured with strace over the test suite, and what the C library
-/// and Rust's fall back to. None of them starts a program, becomes another user, mounts, traces, loads
+/// What a process that serves calls, as it is known from its sources, and what the C library's and Rust's
+/// fall back to. None of them starts a program, becomes another user, mounts, traces, loads
 /// or reads another process.
 #[rustfmt::skip]
 const CALLS: &[i64] = &[

@@ -8,7 +8,7 @@ use crate::config::units::{self, MAX_DURATION};
 impl fmt::Display for Takes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Word { now, .. } => write_words(f, now),
+            Self::Word(words) => write_words(f, words),
             Self::Form(words) => f.write_str(words),
             Self::Whole(least, most) => write!(f, "a whole number from {least} to {most}"),
             Self::AutoOr(least, most) => {

@@ -13,7 +13,7 @@ pub(in crate::config) const HEALTH: Section = Section {
     header: "[pool.NAME.health]",
     rows: &[
         row("type", word(
-                &["tcp", "send_expect", "http", "https", "grpc", "tls", "udp", "exec", "none"], &[]),
+                &["tcp", "send_expect", "http", "https", "grpc", "tls", "udp", "exec", "none"]),
             Default::Told("tcp; none for a pool that serves UDP only"),
             "A connect that must succeed; a dialog on a connection; a request of HTTP/1.1, by TLS \
             or not, that must be answered well; a request to the health service of gRPC (grpc.health.v1), \
@@ -68,7 +68,7 @@ pub(in crate::config) const HEALTH: Section = Section {
         row("address", Takes::Form("an IP address or an empty string"), text(""),
             "Address to probe, the same for all backends of the pool; empty = the backend's own"),
         row("port", Takes::Whole(0, 65_535), whole(0), "Port to probe; 0 = the backend's own"),
-        row("initial", word(&["up", "down"], &[]), text("up"), "State before the first result"),
+        row("initial", word(&["up", "down"]), text("up"), "State before the first result"),
         row("progress_is_alive", Takes::Flag, TRUE,
             "A probe that times out says nothing about a backend that has sent bytes to a client since \
             it began: it is busy, not dead. One that is refused, or answered wrongly, counts"),

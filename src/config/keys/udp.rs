@@ -12,7 +12,7 @@ const MAX_AMPLIFICATION: u64 = 1_000;
 pub(in crate::config) const UDP: Section = Section {
     header: "[pool.NAME.udp]",
     rows: &[
-        row("session", word(&["oneway", "oneshot", "dialog", "quic"], &[]), text("dialog"),
+        row("session", word(&["oneway", "oneshot", "dialog", "quic"]), text("dialog"),
             "What a flow is like: no answers; an answer to each request; answers at any time; QUIC"),
         row("idle_timeout", TIME, Default::Told("10s for oneway and oneshot, 30s for dialog, 2m for quic"),
             "Silence that ends a flow; 5s at most until the first answer"),

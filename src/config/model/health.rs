@@ -213,7 +213,7 @@ pub(super) fn on_down(text: &str) -> Result<OnDown, Wrong> {
                 Wrong::new(format!("{} has no usable duration", quoted(text)), cure)
             });
     }
-    match match_word(text, &["keep", "reset"], &[]) {
+    match match_word(text, &["keep", "reset"]) {
         Ok("reset") => Ok(OnDown::Reset),
         Ok(_) => Ok(OnDown::Keep),
         Err(wrong) => Err(wrong.unwrap_or_else(|| {

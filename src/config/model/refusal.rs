@@ -11,7 +11,7 @@ pub(super) fn refuse(text: &str) -> Result<Refuse, Wrong> {
     if let Some(bytes) = text.strip_prefix("bytes:") {
         return refusal(bytes).map(Refuse::Bytes);
     }
-    match match_word(text, &["reset", "close"], &[]) {
+    match match_word(text, &["reset", "close"]) {
         Ok("close") => Ok(Refuse::Close),
         Ok(_) => Ok(Refuse::Reset),
         Err(wrong) => Err(wrong.unwrap_or_else(|| {
