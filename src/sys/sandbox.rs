@@ -56,7 +56,7 @@ fn restrict(files: &Files) -> Result<Option<u32>, RulesetError> {
 /// The newest interface whose rights are asked for; older kernels keep those that they know.
 const NEWEST: ABI = ABI::V5;
 
-/// Lets all threads make the calls of [`CALLS`] only; any other fails with EPERM, and the kernel logs
+/// Lets all threads make the calls of `CALLS` only; any other fails with EPERM, and the kernel logs
 /// it. Returns how many are allowed.
 pub fn confine_calls() -> io::Result<usize> {
     let calls = CALLS.iter().chain(OLD_CALLS);
