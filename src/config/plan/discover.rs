@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Where the backends of a pool are found, beside those that are written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Discover {
     /// All of them are asked; empty = nobody.
     pub origins: Vec<Origin>,

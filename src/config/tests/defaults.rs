@@ -36,6 +36,12 @@ const NO_LIFETIME: phase::Lifetime = phase::Lifetime {
     jitter: Duration::ZERO,
 };
 
+const DEFAULT_DISCOVER: Discover = Discover {
+    origins: Vec::new(),
+    keeps_last: true,
+    max_connections: 0,
+};
+
 fn default_queue() -> Queue {
     Queue {
         limits: queue::Limits {
@@ -79,7 +85,7 @@ fn defaults_are_those_of_the_contract() {
             sticky: None,
             send_proxy: SendProxy::Off,
             source: Source::Any,
-            discover: Discover::default(),
+            discover: DEFAULT_DISCOVER,
             health: Health::Probed(Probe {
                 kind: ProbeKind::Tcp,
                 interval: seconds(2),
