@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use crate::harness::backend::Gauge;
-use crate::harness::clients::Clients;
+use crate::harness::clients::{Clients, finish_session};
 use crate::harness::scale::{amount, seed};
-use crate::harness::stream::{bounded, is_silent_for};
+use crate::harness::stream::{bounded, is_silent_for, send_aside};
 use crate::harness::wait::within;
 use crate::harness::{
     Axis, Config, End, Listening, Proxy, Rng, Served, Tagged, connect, on_every_axis, read_all,
@@ -165,13 +165,7 @@ fn an_answer_that_is_not_taken_is_not_over() {
     let (mut client, mut server) = backend.pair(proxy.front());
     send(&mut client, &mut server, b"all of it");
     let answer = vec![b'a'; 32 << 20];
-    let sender = std::thread::spawn({
-        let answer = answer.clone();
-        move || {
-            server.write_all(&answer).unwrap();
-            server
-        }
-    });
+    let sender = send_aside(server, answer.clone());
     let is_sent = within(Duration::from_millis(500), || sender.is_finished());
     assert!(!is_sent, "it is too much for all buffers");
     assert_eq!(busy(&proxy), 1);
@@ -336,13 +330,7 @@ fn the_limit_of_busy_ones_is_never_exceeded() {
             client
                 .read_exact(&mut [0])
                 .map_err(|error| error.to_string())?;
-            client
-                .shutdown(Shutdown::Write)
-                .map_err(|error| error.to_string())?;
-            match read_all(&mut client) {
-                (bytes, End::Fin) if bytes.is_empty() => Ok(()),
-                other => Err(format!("{other:?} instead of an end")),
-            }
+            finish_session(client)
         });
         until("clients", || clients.done() >= amount(1_000, 20_000));
         let (_, failures) = clients.stop();

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::backend::listen_with_backlog;
 use crate::harness::scale::amount;
-use crate::harness::stream::{bounded, is_reset, is_silent_for, uninterrupted};
+use crate::harness::stream::{bounded, is_reset, is_silent_for, send_aside, uninterrupted};
 use crate::harness::wait::within;
 use crate::harness::{
     Axis, Config, DEADLINE, End, Family, Listening, Proxy, Served, Tagged, connect, evenkeel,
@@ -324,13 +324,7 @@ fn a_lifetime_ends_only_when_everything_is_delivered() {
     let (mut client, mut server) = backend.pair(proxy.front());
     pass(&mut client, &mut server).unwrap();
     let answer = vec![b'a'; 32 << 20];
-    let sender = std::thread::spawn({
-        let answer = answer.clone();
-        move || {
-            server.write_all(&answer).unwrap();
-            server
-        }
-    });
+    let sender = send_aside(server, answer.clone());
     // Longer than the lifetime and the linger together.
     let stalled = Instant::now();
     assert!(!within(Duration::from_millis(400), || sender.is_finished()));

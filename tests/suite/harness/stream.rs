@@ -145,3 +145,11 @@ pub fn is_silent_for(stream: &mut TcpStream, time: Duration) {
     }
     stream.set_read_timeout(Some(DEADLINE)).expect("not zero");
 }
+
+/// Sends more than the buffers on the way hold, on a thread of its own; its end gives the stream back.
+pub fn send_aside(mut stream: TcpStream, bytes: Vec<u8>) -> std::thread::JoinHandle<TcpStream> {
+    std::thread::spawn(move || {
+        stream.write_all(&bytes).unwrap();
+        stream
+    })
+}
