@@ -5,7 +5,7 @@
 //! the last of its own source. So a source that sends many clients waits for itself, and a slot goes
 //! to each source in turn (start-time fair queueing, Goyal, Vin and Cheng 1996, with slots of one size).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::source::Source;
@@ -65,6 +65,8 @@ pub enum Turn<A> {
 #[derive(Clone, Debug)]
 pub struct Queue<T> {
     waiters: BTreeMap<Ticket, Waiter<T>>,
+    /// The same by age, which is another order where sources take turns.
+    ages: BTreeSet<(Tick, u64)>,
     /// Each source that has some.
     sources: BTreeMap<Source, OfSource>,
     /// In which those stood who were served last.
@@ -93,6 +95,7 @@ impl<T> Default for Queue<T> {
     fn default() -> Self {
         Self {
             waiters: BTreeMap::new(),
+            ages: BTreeSet::new(),
             sources: BTreeMap::new(),
             round: 0,
             next: 0,
@@ -112,9 +115,9 @@ impl<T> Queue<T> {
         self.waiters.is_empty()
     }
 
-    /// When the one has come that has waited longest. Costs a look at each.
+    /// When the one has come that has waited longest.
     pub fn oldest(&self) -> Option<Tick> {
-        self.waiters.keys().map(|ticket| ticket.since).min()
+        self.ages.first().map(|(since, _)| *since)
     }
 
     /// Adds somebody of `source`; `None` = of nobody that is counted.
@@ -149,6 +152,7 @@ impl<T> Queue<T> {
         }
         let waiter = Waiter { item, source };
         self.waiters.insert(ticket, waiter);
+        self.ages.insert((ticket.since, ticket.number));
         Ok(ticket)
     }
 
@@ -174,6 +178,7 @@ impl<T> Queue<T> {
     /// Takes somebody out; `None` if it has left already.
     pub fn leave(&mut self, ticket: Ticket) -> Option<T> {
         let waiter = self.waiters.remove(&ticket)?;
+        self.ages.remove(&(ticket.since, ticket.number));
         if let Some(source) = waiter.source
             && let Some(of_source) = self.sources.get_mut(&source)
         {
@@ -337,6 +342,7 @@ mod tests {
         assert_eq!(one, [(0, ())]);
         join_new(&mut queue, 6, 4, FAIR); // in the round that is being served
         join_new(&mut queue, 7, 1, FAIR); // behind its own
+        assert_eq!(queue.oldest(), Some(Tick::ZERO));
         assert_eq!(take_all(&mut queue), [3, 5, 6, 1, 4, 2, 7]);
     }
 
@@ -448,6 +454,9 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(queue.len(), model.len());
+                prop_assert_eq!(queue.ages.len(), model.len());
+                let oldest = model.iter().map(|&(.., since_ms)| Tick::from_ms(since_ms)).min();
+                prop_assert_eq!(queue.oldest(), oldest);
                 let of_sources: u32 = queue.sources.values().map(|of| of.waiting).sum();
                 prop_assert_eq!(of_sources as usize, model.len());
                 prop_assert!(queue.sources.values().all(|of| of.waiting > 0));
